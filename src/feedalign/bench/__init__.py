@@ -1,0 +1,1 @@
+"""Measurements of cost: time, memory and arithmetic, against backpropagation."""

@@ -1,0 +1,64 @@
+"""The record of a benchmark, and its table."""
+
+import dataclasses
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from feedalign.bench.step import Progress, StepConfig, measure
+from feedalign.experiments.comparison import label
+from feedalign.experiments.files import writable_folder
+from feedalign.experiments.provenance import provenance
+from feedalign.experiments.records import RECORD, SCHEMA, write_json
+from feedalign.experiments.tables import Table
+
+
+def run_step(config: StepConfig, folder: Path, progress: Progress | None = None) -> dict[str, Any]:
+    """Measure, write ``record.json`` into ``folder``, and return what was written.
+
+    Raises:
+        OutputError: The folder cannot be written; found out before measuring.
+    """
+    writable_folder(folder)
+    record = {
+        "schema": SCHEMA,
+        "experiment": "bench-step",
+        "config": dataclasses.asdict(config),
+        **provenance(config.device),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cases": measure(config, progress),
+    }
+    write_json(folder / RECORD, record)
+    return record
+
+
+def step_table(record: dict[str, Any]) -> Table:
+    """Return the table of a ``bench step`` record: time, ratio, limit and memory a case and rule."""
+    rows = []
+    for case in record["cases"]:
+        low, high = (1000 * seconds for seconds in case["quartiles"])
+        rows.append(
+            (
+                case["name"],
+                label(case["rule"]),
+                f"{1000 * case['median_seconds']:.2f}",
+                f"{low:.2f} to {high:.2f}",
+                f"{case['ratio_to_backprop']:.2f}",
+                f"{case['arithmetic_limit']:.2f}",
+                f"{case['peak_memory_bytes'] / 2**20:.1f}",
+            )
+        )
+    headings = ("case", "rule", "ms a step", "quartiles", "times as fast as backprop", "limit", "peak MiB a step")
+    described = {case["name"]: case["describe"] for case in record["cases"]}
+    return Table(
+        title=f"A whole training step on {record['device']}, {record['threads']} threads, "
+        f"{record['config']['rounds']} interleaved rounds",
+        headings=headings,
+        rows=tuple(rows),
+        notes=(
+            "Limit: operations of matrix products and convolutions under backprop over those under the rule. "
+            "Peak: what a step allocates above weights and optimiser state, gradients included.",
+            "; ".join(f"{name}: {words}" for name, words in described.items()) + ".",
+        ),
+        text_columns=2,
+    )

@@ -1,0 +1,236 @@
+"""One self-contained HTML file from records: a summary in words, tables, pictures, and where it all comes from."""
+
+import base64
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from feedalign import __version__
+from feedalign.bench.record import step_table
+from feedalign.experiments import plots
+from feedalign.experiments.comparison import (
+    Comparison,
+    accuracy,
+    accuracy_table,
+    alignment_table,
+    compare,
+    flat,
+    label,
+)
+from feedalign.experiments.errors import RecordError
+from feedalign.experiments.files import write_atomically
+from feedalign.experiments.records import RECORD, Run, load_all, read_json
+from feedalign.experiments.summary import summary
+from feedalign.experiments.tables import Table, to_html
+
+TEMPLATE = "report.html.jinja"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure in two widths, with what it says to those who cannot see it."""
+
+    wide: str
+    narrow: str
+    alternative: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Detail:
+    """A table folded away under a heading."""
+
+    heading: str
+    table: Markup
+
+
+@dataclass(frozen=True)
+class Section:
+    """One configuration's runs, or one benchmark."""
+
+    heading: str
+    summary: list[str]
+    tables: list[Markup]
+    pictures: list[Picture]
+    details: list[Detail]
+
+
+def write_report(folder: Path, output: Path) -> Path:
+    """Write the report on every record at or below ``folder`` and return its path.
+
+    Args:
+        folder: Where the records are.
+        output: The HTML file.
+
+    Raises:
+        RecordError: There is no record, or a file is not one.
+        OutputError: The file cannot be written.
+    """
+    runs, benches = load_all(folder), load_benches(folder)
+    if not runs and not benches:
+        raise RecordError(
+            f"Expected at least one {RECORD} at or below {folder}, found none. "
+            "`feedalign demo` makes some in about a minute."
+        )
+    write_atomically(output, render(runs, benches).encode())
+    return output
+
+
+def load_benches(folder: Path) -> list[dict[str, Any]]:
+    """Return the bench records at or below a folder, in the order of their paths."""
+    found = (read_json(file) for file in sorted(folder.rglob(RECORD)))
+    return [record for record in found if "cases" in record]
+
+
+def render(runs: list[Run], benches: list[dict[str, Any]]) -> str:
+    """Return the report as HTML, the same text for the same records."""
+    sections = [_comparison_section(comparison) for comparison in compare(runs)]
+    sections += [_bench_section(record) for record in benches]
+    days = sorted({run.record.started[:10] for run in runs} | {record["started"][:10] for record in benches})
+    template = files("feedalign.experiments").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(template).render(
+        title="Learning without weight transport: results",
+        runs=len(runs) + len(benches),
+        dates=days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}",
+        version=__version__,
+        sections=sections,
+    )
+
+
+def _comparison_section(comparison: Comparison) -> Section:
+    tables = [accuracy_table(comparison), alignment_table(comparison)]
+    return Section(
+        heading=f"{comparison.name} ({comparison.first.record.data['name']})",
+        summary=summary(comparison),
+        tables=[Markup(to_html(table)) for table in tables if table is not None],  # noqa: S704 -- cells are escaped
+        pictures=_pictures(comparison),
+        details=[
+            Detail("Configuration", Markup(to_html(_configuration(comparison)))),  # noqa: S704
+            Detail("Where these numbers come from", Markup(to_html(_provenance(comparison)))),  # noqa: S704
+        ],
+    )
+
+
+def _pictures(comparison: Comparison) -> list[Picture]:
+    drawn = [
+        _picture(
+            lambda stacked: plots.learning_curves(comparison, stacked),
+            f"Training loss and test error against epochs. {_ends(comparison)}",
+            "Mean over seeds; the band is the range between seeds.",
+        ),
+        _picture(
+            lambda stacked: plots.alignment_over_time(comparison, stacked),
+            "Alignment with backpropagation against epochs, a line a point; the table above holds the last values.",
+            "Cosine between the signal delivered and backpropagation's gradient; 0 is what random directions give.",
+        ),
+        _picture(
+            lambda stacked: plots.embeddings(comparison, stacked),
+            f"t-SNE of the last hidden layer on test samples. {_silhouettes(comparison)}",
+            "Each character is a test sample, written as its class. The silhouette measures how separate the "
+            "classes are in this picture, from -1 to 1.",
+        ),
+    ]
+    return [picture for picture in drawn if picture is not None]
+
+
+def _picture(draw: Callable[[bool], Figure | None], alternative: str, caption: str) -> Picture | None:
+    wide, narrow = draw(False), draw(True)
+    if wide is None or narrow is None:
+        return None
+    return Picture(_address(wide), _address(narrow), alternative, caption)
+
+
+def _address(figure: Figure) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(plots.svg(figure).encode()).decode()
+
+
+def _ends(comparison: Comparison) -> str:
+    ends = (f"{label(rule)} {100 * (1 - accuracy(runs, 'final').mean):.2f} %" for rule, runs in comparison.runs.items())
+    return f"Test error at the last epoch: {', '.join(ends)}."
+
+
+def _silhouettes(comparison: Comparison) -> str:
+    found = (
+        f"{label(rule)} {run.embedding['silhouette']:.2f}"
+        for rule, runs in comparison.runs.items()
+        for run in runs[:1]
+        if run.embedding
+    )
+    return f"Silhouettes: {', '.join(found)}."
+
+
+def _configuration(comparison: Comparison) -> Table:
+    """Return every setting with its value for each rule, told once where the rules share it."""
+    configs = {rule: flat(runs[0].record.config) for rule, runs in comparison.runs.items()}
+    keys = dict.fromkeys(key for config in configs.values() for key in config)
+    return Table(
+        title="Settings of the first seed",
+        headings=("setting", *(label(rule) for rule in configs)),
+        rows=tuple((key, *(str(config.get(key, "")) for config in configs.values())) for key in keys),
+        text_columns=1 + len(configs),
+    )
+
+
+def _provenance(comparison: Comparison) -> Table:
+    rows = []
+    for rule, runs in comparison.runs.items():
+        for run in runs:
+            record = run.record
+            rows.append(
+                (label(rule), str(record.seed), record.started, f"{record.wall_seconds:.1f}", *_machine(vars(record)))
+            )
+    return Table("One row a run", ("rule", "seed", "started (UTC)", "seconds", *MACHINE), tuple(rows), text_columns=3)
+
+
+MACHINE = ("device", "threads", "torch", "python", "feedalign", "commit")
+
+
+def _machine(record: dict[str, Any]) -> tuple[str, ...]:
+    versions = record["versions"]
+    commit = (record["commit"] or "installed package")[:12] + (" (changed)" if record["dirty"] else "")
+    return (
+        record["device"],
+        str(record["threads"]),
+        versions["torch"],
+        versions["python"],
+        versions["feedalign"],
+        commit,
+    )
+
+
+def _bench_section(record: dict[str, Any]) -> Section:
+    fastest = max(
+        (case for case in record["cases"] if case["rule"] == "dfa"), key=lambda case: case["ratio_to_backprop"]
+    )
+    slowest = min(
+        (case for case in record["cases"] if case["rule"] == "dfa"), key=lambda case: case["ratio_to_backprop"]
+    )
+    picture = _picture(
+        lambda stacked: plots.step_ratios(record["cases"], stacked),
+        "Speed of a training step relative to backprop, per system; the table above holds the numbers.",
+        "Medians over rounds, whiskers are quartiles. The black mark is the limit that the count of operations sets.",
+    )
+    provenance = Table(
+        "This benchmark", ("started (UTC)", *MACHINE), ((record["started"], *_machine(record)),), text_columns=1
+    )
+    return Section(
+        heading="Time of a training step",
+        summary=[
+            f"A whole training step with DFA took between {_times(slowest)} on {slowest['name']} and "
+            f"{_times(fastest)} on {fastest['name']}. This is time a step, not time to a given accuracy."
+        ],
+        tables=[Markup(to_html(step_table(record)))],  # noqa: S704
+        pictures=[picture] if picture is not None else [],
+        details=[Detail("Where these numbers come from", Markup(to_html(provenance)))],  # noqa: S704
+    )
+
+
+def _times(case: dict[str, Any]) -> str:
+    return f"{1 / case['ratio_to_backprop']:.2f} times as long as with backpropagation"
