@@ -1,0 +1,84 @@
+"""Small convolutional networks."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from feedalign.experiments.models.layers import Activation, Initialisation, activation, initialise
+
+
+class CNN(nn.Module):
+    """Convolutions, each followed by a non-linearity and a 2 x 2 max-pool, then one hidden linear layer.
+
+    Args:
+        shape: Channels, height and width of an image.
+        channels: Of the convolutions.
+        kernel: Their size; odd, padded so that images keep their size.
+        hidden: Width of the linear layer.
+        outputs: How many numbers come out.
+        non_linearity: ``"relu"`` or ``"tanh"``.
+        dropout: Probability of zeroing a unit of the hidden linear layer.
+
+    Shapes:
+        ``[N, C, H, W]`` to ``[N, outputs]``.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        channels: Sequence[int],
+        kernel: int,
+        hidden: int,
+        outputs: int,
+        non_linearity: Activation = "relu",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        inputs, height, width = shape
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        for i, made in enumerate(channels, start=1):
+            layers[f"convolution{i}"] = nn.Conv2d(inputs, made, kernel, padding=kernel // 2)
+            layers[f"{non_linearity}{i}"] = activation(non_linearity)
+            layers[f"pool{i}"] = nn.MaxPool2d(2)
+            inputs, height, width = made, height // 2, width // 2
+        last = len(channels) + 1
+        layers["flatten"] = nn.Flatten()
+        layers[f"linear{last}"] = nn.Linear(inputs * height * width, hidden)
+        layers[f"{non_linearity}{last}"] = activation(non_linearity)
+        if dropout:
+            layers[f"dropout{last}"] = nn.Dropout(dropout)
+        self.layers = nn.Sequential(layers)
+        self.head = nn.Linear(hidden, outputs)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the class scores."""
+        return self.head(self.layers(images))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class CNNConfig:
+    """A small convolutional network.
+
+    Attributes:
+        channels: Of the convolutions, each followed by a non-linearity and a 2 x 2 max-pool.
+        kernel: Size of the convolutions; odd.
+        hidden: Width of the linear layer above them.
+        activation: The non-linearity.
+        dropout: Probability of zeroing a unit of that layer.
+        initialisation: First values of the weights.
+    """
+
+    channels: tuple[int, ...] = (32, 64)
+    kernel: int = 5
+    hidden: int = 256
+    activation: Activation = "relu"
+    dropout: float = 0.0
+    initialisation: Initialisation = "torch"
+
+    def build(self, shape: tuple[int, int, int], classes: int) -> CNN:
+        """Return a new network for images of a shape, drawn from the global random number generator."""
+        model = CNN(shape, self.channels, self.kernel, self.hidden, classes, self.activation, self.dropout)
+        initialise(model, self.initialisation)
+        return model

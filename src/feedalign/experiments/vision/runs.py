@@ -1,0 +1,126 @@
+"""Runs, each in a folder of its own: started, resumed, or found finished."""
+
+from collections.abc import Callable, Iterable
+from functools import lru_cache, partial
+from pathlib import Path
+
+from feedalign.experiments import records
+from feedalign.experiments.data import DataConfig, ImageData, load
+from feedalign.experiments.errors import RecordError
+from feedalign.experiments.files import writable_folder
+from feedalign.experiments.progress import Progress, Silent, polite_stop
+from feedalign.experiments.records import Record
+from feedalign.experiments.vision.config import Config
+from feedalign.experiments.vision.training import Training
+
+
+def run_folder(output: Path, config: Config) -> Path:
+    """Return where a run lives under an output folder: ``<name>/<rule>-seed<seed>``."""
+    return output / config.name / f"{config.rule}-seed{config.seed}"
+
+
+def sweep(
+    configs: Iterable[Config],
+    output: Path,
+    *,
+    root: Path | str | None = None,
+    progress: Progress | None = None,
+    checkpoint_seconds: float = 30.0,
+) -> list[Record]:
+    """Run several configurations, each in its own folder under ``output``. Finished ones are not run again.
+
+    Args:
+        configs: The runs; see :func:`feedalign.experiments.vision.preset`.
+        output: Each run gets the folder ``<name>/<rule>-seed<seed>`` below.
+        root: The data root.
+        progress: Who is told.
+        checkpoint_seconds: Time between checkpoints.
+
+    Raises:
+        ExperimentError: As :func:`run` does.
+    """
+    # The runs of a sweep share one data set, most of the time.
+    read = lru_cache(maxsize=1)(partial(load, root=root))
+    return [
+        run(
+            config,
+            run_folder(output, config),
+            read=read,
+            progress=progress,
+            checkpoint_seconds=checkpoint_seconds,
+        )
+        for config in configs
+    ]
+
+
+def run(
+    config: Config,
+    directory: Path,
+    *,
+    read: Callable[[DataConfig], ImageData] = load,
+    progress: Progress | None = None,
+    checkpoint_seconds: float = 30.0,
+    keep_checkpoint: bool = False,
+) -> Record:
+    """Train and evaluate one configuration; write ``record.json`` and ``curve.jsonl`` into ``directory``.
+
+    A run that is finished is returned as it is. One that was stopped or killed goes on from its checkpoint, to
+    the same weights and curve, bit for bit on one machine, as if nothing had happened.
+
+    Args:
+        config: What to run.
+        directory: The folder of the run, made if need be.
+        read: Reads the data.
+        progress: Who is told.
+        checkpoint_seconds: Time between checkpoints.
+        keep_checkpoint: Keep ``checkpoint.pt``, with the final weights, beside the record.
+
+    Raises:
+        DataError: The data are unknown, missing or damaged.
+        OutputError: The folder cannot be written, or the disk is full.
+        RecordError: The folder holds a finished run of another configuration.
+        CheckpointError: The folder holds an unfinished run of another configuration.
+        DivergedError: The loss became NaN or infinite.
+        Interrupted: Ctrl-C or SIGTERM. The message says how to go on.
+    """
+    progress = progress or Silent()
+    if (found := finished(config, directory)) is not None:
+        progress.message(f"{directory} holds this run already, finished. Delete the folder to run it again.")
+        return found
+    writable_folder(directory)
+    training = Training(config, read(config.data), directory, progress)
+    if training.checkpoint_file.exists():
+        training.restore()
+        progress.message(f"Going on from {training.position}: {training.checkpoint_file}")
+    records.write_curve(directory / records.CURVE, training.curve)
+    progress.start(config.name, config.rule, config.seed, config.epochs, training.steps)
+    try:
+        with polite_stop() as stop:
+            training.fit(stop, checkpoint_seconds)
+        record = training.finish()
+    finally:
+        progress.finish()
+        training.handle.remove()
+    if keep_checkpoint:
+        training.save()
+    else:
+        training.checkpoint_file.unlink(missing_ok=True)
+    return record
+
+
+def finished(config: Config, directory: Path) -> Record | None:
+    """Return the record in a folder, None where there is none.
+
+    Raises:
+        RecordError: The folder holds a finished run of another configuration.
+    """
+    if not (directory / records.RECORD).exists():
+        return None
+    record = records.load(directory).record
+    if different := records.differences(record.config, records.describe(config)):
+        raise RecordError(
+            f"{directory} holds a finished run of another configuration:\n  "
+            + "\n  ".join(different)
+            + "\nChoose another output folder or name, or delete that one."
+        )
+    return record
