@@ -1,0 +1,37 @@
+"""Train any PyTorch model without weight transport: Direct Feedback Alignment and its relatives.
+
+    import feedalign as fa
+
+    handle = fa.attach(model, fa.DFA(seed=0))
+    print(handle)                     # which points are cut, and what each receives
+    loss_fn(model(x), y).backward()   # the gradients are those of DFA
+    handle.remove()                   # the model is bitwise what it was
+
+:func:`splice` is the one idea underneath; its docstring explains it in five lines of code.
+"""
+
+from feedalign._version import __version__
+from feedalign.attach import Attachment, attach
+from feedalign.errors import PointsError, SignalError
+from feedalign.feedback import Feedback, Normal, Orthogonal, Uniform
+from feedalign.rules import DFA, Backprop, BroadcastRule, Rule, Shallow, rule
+from feedalign.splice import splice
+
+__all__ = [
+    "DFA",
+    "Attachment",
+    "Backprop",
+    "BroadcastRule",
+    "Feedback",
+    "Normal",
+    "Orthogonal",
+    "PointsError",
+    "Rule",
+    "Shallow",
+    "SignalError",
+    "Uniform",
+    "__version__",
+    "attach",
+    "rule",
+    "splice",
+]

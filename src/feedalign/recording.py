@@ -1,0 +1,109 @@
+"""What one forward pass leaves for its backward pass: which points and outputs ran, and who belongs to whom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from feedalign.errors import SignalError
+
+if TYPE_CHECKING:
+    from feedalign.delivery import Delivery
+
+
+class Arrival(NamedTuple):
+    """One tensor that left a point in this forward pass, without the tensor."""
+
+    point: str
+    call: int
+    """How often the point had run before in this forward pass."""
+    own: bool
+    """Whether every call is a point of its own: a module without parameters, used in several places."""
+    shape: torch.Size
+    dtype: torch.dtype
+
+
+class Facts(NamedTuple):
+    """One tensor of an output, without the tensor."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+
+class Output(NamedTuple):
+    """One run of the output, and how many arrivals came before it."""
+
+    tensors: tuple[Facts, ...]
+    before: int
+
+
+@dataclass
+class Recording:
+    """The points and outputs of one forward pass of the model."""
+
+    arrivals: list[Arrival] = field(default_factory=list)
+    tensors: list[Tensor] = field(default_factory=list)
+    """The uncut outputs of the points, one an arrival. Dropped when the forward pass ends."""
+    visits: int = 0
+    """How many points ran, those with nothing to train below them included."""
+    calls: dict[str, int] = field(default_factory=dict)
+    outputs: list[Output] = field(default_factory=list)
+    nodes: set[Any] = field(default_factory=set)
+    """The splices in the autograd graph. Dropped when the forward pass ends."""
+    deliveries: Sequence[Delivery] = ()
+    """One an output; made when the forward pass ends, since only then it is known who ran how often."""
+    delivered: bool = False
+    """Whether a backward pass has handed an error to the points of this forward pass."""
+
+    def add(self, point: str, own: bool, tensor: Tensor) -> None:
+        """Record that ``tensor`` left ``point``."""
+        call = self.calls.get(point, 0)
+        self.arrivals.append(Arrival(point, call, own, tensor.shape, tensor.dtype))
+        self.tensors.append(tensor)
+        self.calls[point] = call + 1
+
+    def calls_per_output(self, point: str) -> int:
+        """Return how many calls of a point belong to one run of the output."""
+        calls, runs = self.calls[point], len(self.outputs)
+        return calls if calls == 1 else max(1, calls // runs)
+
+    def key(self, arrival: Arrival) -> str:
+        """Return the name that an arrival's feedback matrix is drawn for."""
+        place = arrival.call % self.calls_per_output(arrival.point)
+        return f"{arrival.point}#{place + 1}" if arrival.own and place else arrival.point
+
+    def belongs(self, arrival: Arrival, output: int) -> bool:
+        """Return whether an arrival receives a signal from run number ``output`` of the output.
+
+        A point that ran once serves every run. One that ran k times per output gives its first k calls to the
+        first run, the next k to the second: siamese networks, coarse and fine streams, one output per time step.
+        """
+        return self.calls[arrival.point] == 1 or arrival.call // self.calls_per_output(arrival.point) == output
+
+    def check(self) -> None:
+        """Raise unless every arrival belongs to an output that ran after it.
+
+        Raises:
+            SignalError: Calls and outputs do not divide, or a point ran after the output that it belongs to.
+        """
+        runs = len(self.outputs)
+        for position, arrival in enumerate(self.arrivals):
+            calls = self.calls[arrival.point]
+            if calls > 1 and calls % runs:
+                raise SignalError(
+                    f"Point {arrival.point!r} ran {calls} times and the output {runs} times in one forward pass, so "
+                    "their calls cannot be paired. Call the model once per stream, or write feedalign.splice in its "
+                    "forward."
+                )
+            if not any(
+                position < output.before and self.belongs(arrival, index) for index, output in enumerate(self.outputs)
+            ):
+                raise SignalError(
+                    f"Point {arrival.point!r} ran after the output that carries its error, so no signal can reach "
+                    "it. Leave the point out, or name an output that runs after it."
+                )

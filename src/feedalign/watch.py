@@ -1,0 +1,48 @@
+"""Whether an error has arrived: nothing else would show that a wrong output was named."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+
+
+def in_backward() -> bool:
+    """Return whether this thread is in the middle of a backward pass (a checkpointed block runs again there)."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def watch(returned: Iterable[Tensor], expected: set[Node], check: Callable[[], None]) -> None:
+    """Call ``check`` at the end of a backward pass that leaves the model by another way than it should.
+
+    Args:
+        returned: What the model returns; a gradient at one of these starts the question.
+        expected: The nodes that the error must pass. A backward pass that could reach one is in order.
+        check: Raises if no error has arrived by then.
+    """
+
+    def ask(node: Node | None) -> Callable[[Tensor], None]:
+        def hook(gradient: Tensor) -> None:
+            if not _reaches(node, expected):
+                # Another tensor that was returned may still lead there: ask when all is done.
+                torch.autograd.Variable._execution_engine.queue_callback(check)
+
+        return hook
+
+    for tensor in returned:
+        if tensor.requires_grad:
+            tensor.register_hook(ask(tensor.grad_fn))  # type: ignore[no-untyped-call]
+
+
+def _reaches(start: Node | None, targets: set[Any]) -> bool:
+    seen: set[Any] = set()
+    stack: list[Any] = [start]
+    while stack:
+        node = stack.pop()
+        if node in targets:
+            return True
+        if node is not None and node not in seen:
+            seen.add(node)
+            stack.extend(following for following, _ in node.next_functions)
+    return False
