@@ -188,9 +188,7 @@ def read_curve(path: Path) -> list[dict[str, Any]]:
     try:
         return [json.loads(line) for line in lines]
     except ValueError as error:
-        raise RecordError(
-            f"{path} is not a curve: expected one JSON object a line, found {error}."
-        ) from error
+        raise RecordError(f"{path} is not a curve: expected one JSON object a line, found {error}.") from error
 
 
 def write_curve(path: Path, curve: list[dict[str, Any]]) -> None:

@@ -93,9 +93,7 @@ def source(name: str) -> Source:
         DataError: There is none of that name.
     """
     if name not in DATASETS:
-        raise DataError(
-            f"There is no data set {name!r}.{nearest(name, DATASETS)} There are: {', '.join(DATASETS)}."
-        )
+        raise DataError(f"There is no data set {name!r}.{nearest(name, DATASETS)} There are: {', '.join(DATASETS)}.")
     return DATASETS[name]
 
 

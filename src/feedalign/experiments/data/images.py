@@ -84,13 +84,10 @@ def prepare(
     total = len(raw.train.labels)
     if not 0 < validation < total:
         raise DataError(
-            f"{name} has {total:,} training samples: expected to hold out 1 to {total - 1:,}, "
-            f"found {validation:,}."
+            f"{name} has {total:,} training samples: expected to hold out 1 to {total - 1:,}, found {validation:,}."
         )
     if limit is not None and limit < 1:
-        raise DataError(
-            f"Expected a limit of at least 1 training sample, found {limit}. Leave it out to use all."
-        )
+        raise DataError(f"Expected a limit of at least 1 training sample, found {limit}. Leave it out to use all.")
     if not 0 <= label_noise <= 1:
         raise DataError(f"Expected a fraction of label noise in [0, 1], found {label_noise}.")
     generator = torch.Generator().manual_seed(seed)

@@ -33,9 +33,7 @@ class _Hashes(NamedTuple):
     unpacked: str
 
 
-def _files(
-    folder: str, torchvision: str, urls: tuple[str, ...], hashes: tuple[_Hashes, ...]
-) -> tuple[File, ...]:
+def _files(folder: str, torchvision: str, urls: tuple[str, ...], hashes: tuple[_Hashes, ...]) -> tuple[File, ...]:
     return tuple(
         File(
             places=(

@@ -57,8 +57,7 @@ def check(path: Path, known_hash: str, size: int) -> Path:
     if found != size:
         kind = "truncated" if found < size else "not the upstream file"
         raise DataError(
-            f"{path} is {kind}: expected {size:,} bytes, found {found:,}. "
-            "Delete it, and it will be downloaded again."
+            f"{path} is {kind}: expected {size:,} bytes, found {found:,}. Delete it, and it will be downloaded again."
         )
     algorithm, _, digest = known_hash.partition(":")
     actual = pooch.file_hash(str(path), alg=algorithm)
@@ -111,13 +110,9 @@ def _downloaded(file: File, root: Path) -> Path:
                 )
             )
         except RequestException as error:
-            failures.append(
-                f"It could not be downloaded from {url} ({_reason(error)}). Is there a network?\n"
-            )
+            failures.append(f"It could not be downloaded from {url} ({_reason(error)}). Is there a network?\n")
         except ValueError:
-            failures.append(
-                f"What {url} sent has another checksum than {place.hash}, so it was thrown away.\n"
-            )
+            failures.append(f"What {url} sent has another checksum than {place.hash}, so it was thrown away.\n")
         except OSError as error:
             failures.append(f"It could not be saved to {target} ({error.strerror}).\n")
     raise DataError(missing([place.path for place in file.places], root, "".join(failures)))

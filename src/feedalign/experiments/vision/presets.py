@@ -1,0 +1,125 @@
+"""Configurations by name: those of the papers, and those tuned per rule with equal budgets.
+
+What was tuned, and how each trial did, is in ``results/vision/<name>/tuning.json``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
+
+import feedalign as fa
+from feedalign.errors import nearest
+from feedalign.experiments.data import DataConfig
+from feedalign.experiments.errors import ExperimentError
+from feedalign.experiments.models import CNNConfig, MLPConfig
+from feedalign.experiments.optimisation import OptimiserConfig, ScheduleConfig
+from feedalign.experiments.vision.config import Config
+
+ConfigT = TypeVar("ConfigT")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A configuration, and what each rule changes in it.
+
+    Attributes:
+        about: What it is, in a sentence.
+        config: The configuration that the rules share.
+        rules: Per rule, the settings found by tuning: dotted names to values, as for :func:`with_settings`.
+    """
+
+    about: str
+    config: Config
+    rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def preset(name: str, rule: str = "dfa", seed: int = 0) -> Config:
+    """Return the configuration called ``name`` for a rule and a seed.
+
+    Raises:
+        ExperimentError: There is no preset of that name.
+        ValueError: There is no rule of that name.
+    """
+    if name not in PRESETS:
+        raise ExperimentError(f"There is no preset {name!r}.{nearest(name, PRESETS)} There are: {', '.join(PRESETS)}.")
+    row = PRESETS[name]
+    config = replace(row.config, name=name, rule=rule, seed=seed)
+    return with_settings(config, row.rules.get(config.rule, {}))
+
+
+def with_settings(config: ConfigT, settings: Mapping[str, Any]) -> ConfigT:
+    """Return a copy of a configuration with settings changed, named as in ``{"optimiser.learning_rate": 0.1}``.
+
+    Raises:
+        ExperimentError: The configuration has no such setting.
+    """
+    for dotted, value in settings.items():
+        name, _, rest = dotted.partition(".")
+        known = [f.name for f in fields(config)]  # type: ignore[arg-type]
+        if name not in known:
+            raise ExperimentError(
+                f"{type(config).__name__} has no setting {name!r}.{nearest(name, known)} It has: {', '.join(known)}."
+            )
+        changed = with_settings(getattr(config, name), {rest: value}) if rest else value
+        config = replace(config, **{name: changed})  # type: ignore[type-var]
+    return config
+
+
+LAUNAY = Config(
+    data=DataConfig("mnist"),
+    model=MLPConfig((256, 256)),
+    feedback=fa.Uniform(shared=True, scale="widest"),
+    optimiser=OptimiserConfig("sgd", 0.01, momentum=0.9),
+    epochs=15,
+    embedding=1_000,
+)
+
+PRESETS: dict[str, Preset] = {
+    "digits-demo": Preset(
+        "scikit-learn's digits, a 64-128-128-128-10 tanh net: seconds, no download",
+        Config(
+            data=DataConfig("digits"),
+            model=MLPConfig((128, 128, 128), activation="tanh"),
+            optimiser=OptimiserConfig("sgd", 0.05, momentum=0.9),
+            epochs=30,
+            batch=32,
+            alignment=256,
+            embedding=397,
+        ),
+    ),
+    "launay-mnist": Preset("MNIST, 784-256-256-10 ReLU, exactly as in Launay et al. 2020", LAUNAY),
+    "launay-mnist-tuned": Preset("the same net and epochs, learning rate and schedule tuned per rule", LAUNAY),
+    "nokland-mnist": Preset(
+        "MNIST, 784-800-800-800-10 tanh as in Nøkland 2016, tuned per rule",
+        Config(
+            data=DataConfig("mnist"),
+            model=MLPConfig((800, 800, 800), activation="tanh"),
+            optimiser=OptimiserConfig("adam", 1e-3),
+            schedule=ScheduleConfig("cosine"),
+            epochs=30,
+            embedding=1_000,
+        ),
+    ),
+    "fashion-mlp": Preset(
+        "Fashion-MNIST, 784-512-512-512-10 ReLU",
+        Config(
+            data=DataConfig("fashion-mnist"),
+            model=MLPConfig((512, 512, 512)),
+            optimiser=OptimiserConfig("adam", 1e-3),
+            schedule=ScheduleConfig("cosine"),
+            epochs=20,
+            embedding=1_000,
+        ),
+    ),
+    "cifar10-cnn": Preset(
+        "CIFAR-10, two convolutions (32, 64 of 5 x 5), 256 hidden units, ReLU",
+        Config(
+            data=DataConfig("cifar10"),
+            model=CNNConfig(),
+            optimiser=OptimiserConfig("adam", 1e-3),
+            schedule=ScheduleConfig("cosine"),
+            epochs=20,
+            embedding=1_000,
+        ),
+    ),
+}
