@@ -11,6 +11,7 @@
 """
 
 from feedalign._version import __version__
+from feedalign.alignment import Alignment, Cosine, alignment, weight_alignment
 from feedalign.attach import Attachment, attach
 from feedalign.errors import PointsError, SignalError
 from feedalign.feedback import Feedback, Normal, Orthogonal, Uniform
@@ -19,9 +20,11 @@ from feedalign.splice import splice
 
 __all__ = [
     "DFA",
+    "Alignment",
     "Attachment",
     "Backprop",
     "BroadcastRule",
+    "Cosine",
     "Feedback",
     "Normal",
     "Orthogonal",
@@ -31,7 +34,9 @@ __all__ = [
     "SignalError",
     "Uniform",
     "__version__",
+    "alignment",
     "attach",
     "rule",
     "splice",
+    "weight_alignment",
 ]

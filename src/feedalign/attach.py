@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from feedalign.delivery import Planner
 from feedalign.errors import PointsError, SignalError
+from feedalign.observe import Observation
 from feedalign.points import Point, Points, candidates, find_module, select
 from feedalign.recording import Facts, Output, Recording
 from feedalign.rules import BroadcastRule, Rule
@@ -88,6 +89,7 @@ class Attachment:
         self._on = True
         self._proven = False  # that an error arrives at all; asked until it has
         self._recording: Recording | None = None
+        self._observation: Observation | None = None
         self._hooks = self._install() if rule.cuts else []
 
     def _install(self) -> list[RemovableHandle]:
@@ -123,7 +125,7 @@ class Attachment:
         return summary(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_recording": None, "last": None}
+        return {**self.__dict__, "_recording": None, "_observation": None, "last": None}
 
     # The hooks, in the order in which a forward pass meets them.
 
@@ -162,6 +164,9 @@ class Attachment:
             if len(recording.outputs) > 1:
                 raise SignalError(f"Under torch.compile {self._tap} may run once per forward pass; it ran twice.")
             self._plan(recording)
+        if self._observation is not None:
+            self._observation.outputs.append(tensors)
+            return output
         spliced = splice(tensors, recording.tensors, partial(self._pull, recording, len(recording.outputs) - 1))
         for place, tensor in zip(places, spliced, strict=True):
             leaves[place] = tensor
@@ -192,7 +197,9 @@ class Attachment:
             )
         if not torch.compiler.is_compiling():
             self._plan(recording)
-            if self.output is not None and not self._proven:
+            if self._observation is not None:
+                self._observation.recording, self._observation.tensors = recording, recording.tensors
+            elif self.output is not None and not self._proven:
                 self._watch(output, recording)
         recording.tensors, recording.nodes = [], set()
         return output
@@ -238,8 +245,11 @@ class Attachment:
                 if self._recording is not None and self.rule.delivers and point.leaf in (None, number):
                     name = f"{point}[{number}]" if point.leaf is None and len(places) > 1 else str(point)
                     self._recording.add(name, own, leaves[place])
-                leaves[place] = leaves[place].detach()
+                leaves[place] = self._sever(leaves[place])
         return rebuild(leaves)
+
+    def _sever(self, tensor: Tensor) -> Tensor:
+        return tensor.detach() if self._observation is None else self._observation.sever(tensor)
 
     def _check_above(self, tensors: list[Tensor], recording: Recording) -> None:
         """Raise if a point's own tensor is the output: it would get a signal where the error itself is at hand."""

@@ -96,6 +96,14 @@ class Planner:
             self._deliveries[key] = self._make(recording)
         return self._deliveries[key]
 
+    def matrices(self) -> list[Tensor]:
+        """Return the scaled feedback matrix ``[C, D_i]`` of every point that has run, in the order of running."""
+        assert self.error_width is not None  # known as soon as a point has run
+        sites = tuple(layout.site for layout in self.layouts.values())
+        cpu = torch.device("cpu")
+        project = self.rule.feedback.projection(self.rule.seed, sites, self.error_width, torch.float64, cpu)
+        return project(torch.eye(self.error_width, dtype=torch.float64))
+
     def _make(self, recording: Recording) -> list[Delivery]:
         made = []
         for index, output in enumerate(recording.outputs):
@@ -132,8 +140,8 @@ class Planner:
             if known.site.columns != columns:
                 raise SignalError(
                     f"Point {key!r} had {known.site.columns} features (shape {known.shape}) and now has {columns} "
-                    f"(shape {layout.shape}), so its feedback matrix would be another one. Where the number of positions "
-                    "varies, write feedback=feedalign.Uniform(positions='repeat')."
+                    f"(shape {layout.shape}), so its feedback matrix would be another one. Where the number of "
+                    "positions varies, write feedback=feedalign.Uniform(positions='repeat')."
                 )
             if self.rule.feedback.shared and before and columns > before:
                 raise SignalError(

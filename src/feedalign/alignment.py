@@ -1,0 +1,216 @@
+"""Alignment: the cosine between what a rule delivers and what backpropagation would have delivered."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from feedalign.attach import Attachment
+from feedalign.errors import SignalError, listing
+from feedalign.observe import Observation, observe
+from feedalign.rules import BroadcastRule
+from feedalign.summary import table
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Per-sample cosines, summed up. A sample is a row: an image, a token, a node."""
+
+    mean: float
+    """In [-1, 1]; NaN if no sample counts."""
+    std: float
+    """Standard deviation over the samples (dividing by ``n``)."""
+    n: int
+    """Samples that count."""
+    zero_error: int
+    """Samples left out because their error is zero: masked, or fitted exactly."""
+    undefined: int
+    """Samples left out because the signal or the true gradient is zero though their error is not: dead units."""
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """What :func:`alignment` measured; ``print`` it for a table."""
+
+    points: dict[str, Cosine]
+    """By point: the signal against the true gradient there."""
+    blocks: dict[str, Cosine]
+    """By point, for the block that ends there: the gradients of the block's parameters that each causes."""
+
+    def __repr__(self) -> str:
+        head = ("point", "signal: mean", "std", "block: mean", "std", "samples", "zero error", "undefined")
+        rows: list[tuple[str, ...]] = [head]
+        for name, cosine in self.points.items():
+            block = self.blocks.get(name)
+            numbers = (f"{block.mean:+.3f}", f"{block.std:.3f}") if block else ("", "")
+            counts = (str(cosine.n), str(cosine.zero_error), str(cosine.undefined))
+            rows.append((name, f"{cosine.mean:+.3f}", f"{cosine.std:.3f}", *numbers, *counts))
+        return table(rows)
+
+
+def alignment(handle: Attachment, closure: Callable[[], Tensor], block_samples: int = 32) -> Alignment:
+    r"""Measure how well the rule's signals point along the true gradients.
+
+    At every point :math:`i` and for every sample, :math:`\cos(\text{signal}_i, \partial L / \partial h_i)`; and for
+    the block that ends at the point, the cosine of the parameter gradients that these two cause. One forward pass
+    gives both, with the same dropout masks and no copy of the model. It is scale-free: scaling the loss changes
+    nothing. The model's gradients, buffers and the global random state are left as they were.
+
+    High alignment shows that a rule sends useful directions. It does not show that the model is good.
+
+    Args:
+        handle: The attachment of a rule that broadcasts, such as DFA.
+        closure: Runs the model once and returns the loss: ``lambda: loss_fn(model(x), y)``.
+        block_samples: How many samples the blocks are measured on (each costs two backward passes through the
+            block); 0 leaves the blocks out.
+
+    Returns:
+        Mean, standard deviation and counts of the cosine, by point and by block.
+
+    Raises:
+        SignalError: The rule delivers nothing to measure, the attachment is off, or the closure is no such loss.
+
+    References:
+        Launay et al. 2020, section 2; Refinetti et al. 2021 (there at the pre-activations).
+    """
+    if not isinstance(handle.rule, BroadcastRule):
+        raise SignalError(
+            f"alignment expected a rule that delivers signals, such as DFA, and found {handle.rule!r}: there is nothing "
+            "to compare with backpropagation."
+        )
+    if not handle._on:
+        raise SignalError("The attachment is off or removed, so no signals are delivered. Measure while it is on.")
+    with observe(handle, closure) as (seen, loss):
+        return _measure(handle.model, seen, loss, block_samples)
+
+
+def weight_alignment(handle: Attachment, layers: Sequence[str] | None = None) -> dict[str, float]:
+    r"""Measure how far the weights of a chain of linear layers have come to resemble the feedback.
+
+    For the layer from point :math:`l-1` to point :math:`l` it is the cosine of :math:`W_l` with
+    :math:`B_l^T B_{l-1}`, and for the last layer that of :math:`W_L` with :math:`B_{L-1}`, entry by entry. The first
+    layer has no feedback matrix below it and is left out.
+
+    Args:
+        handle: The attachment of a rule that broadcasts, on a model that has run once.
+        layers: Names of the linear layers 2 to L, when they cannot be found by their widths.
+
+    Returns:
+        The cosine by layer, in [-1, 1].
+
+    Raises:
+        SignalError: The model has not run yet, or its linear layers do not form a chain over the points.
+
+    References:
+        Refinetti et al., *Align, then memorise*, ICML 2021.
+    """
+    planner = handle.planner
+    if planner is None or planner.error_width is None:
+        raise SignalError("weight_alignment expected an attached DFA model that has run. Run a forward pass first.")
+    feedback = planner.matrices()
+    weights = _chain(handle.model, layers, [matrix.shape[1] for matrix in feedback], planner.error_width)
+    found = {}
+    for i, (name, weight) in enumerate(weights.items()):
+        target = feedback[i] if i == len(feedback) - 1 else feedback[i + 1].T @ feedback[i]
+        a, b = weight.detach().double().flatten(), target.to(weight.device).double().flatten()
+        found[name] = float(a @ b / (a.norm() * b.norm()))
+    return found
+
+
+def _chain(model: nn.Module, layers: Sequence[str] | None, widths: list[int], outputs: int) -> dict[str, Tensor]:
+    linear = {name: module.weight for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    names = list(linear)[1:] if layers is None else list(layers)
+    shapes = list(zip([*widths[1:], outputs], widths, strict=True))
+    if [tuple(linear[name].shape) for name in names if name in linear] != shapes:
+        raise SignalError(
+            f"weight_alignment expected linear layers of shapes {shapes} after the first, one from each point to the "
+            "next and one to the output. Found:\n"
+            + listing(f"{name} {tuple(weight.shape)}" for name, weight in linear.items())
+            + "\nName them with layers=[...], in order."
+        )
+    return {name: linear[name] for name in names}
+
+
+@dataclass
+class _Received:
+    """What one arrival receives in all: usually from one output, from several if it serves several."""
+
+    key: str
+    signal: Tensor
+    has_error: Tensor
+
+
+def _measure(model: nn.Module, seen: Observation, loss: Tensor, block_samples: int) -> Alignment:
+    outputs = [tensor for tensors in seen.outputs for tensor in tensors]
+    gradients = torch.autograd.grad(
+        loss, [*outputs, *seen.tensors], retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    errors, truths = list(gradients[: len(outputs)]), gradients[len(outputs) :]
+    seen.open = False
+    points: defaultdict[str, list[Tensor]] = defaultdict(list)
+    blocks: defaultdict[str, list[Tensor]] = defaultdict(list)
+    zero_error: defaultdict[str, int] = defaultdict(int)
+    for place, received in _receive(seen, errors).items():
+        signal, truth, rows = received.signal, truths[place], len(received.has_error)
+        points[received.key].append(_cosines(signal, truth, rows)[received.has_error])
+        zero_error[received.key] += int((~received.has_error).sum())
+        chosen = received.has_error.nonzero().flatten()[:block_samples].tolist()
+        blocks[received.key] += _block_cosines(model, seen.tensors[place], signal, truth, rows, chosen)
+    return Alignment(
+        {key: _summed(torch.cat(found), zero_error[key]) for key, found in points.items()},
+        {key: _summed(torch.cat(found), 0) for key, found in blocks.items() if found},
+    )
+
+
+def _receive(seen: Observation, errors: list[Tensor]) -> dict[int, _Received]:
+    received: dict[int, _Received] = {}
+    for delivery in seen.recording.deliveries:
+        error = delivery.error([errors.pop(0) for _ in delivery.sizes])
+        signals = delivery.shaped(delivery.signals(error))
+        has_error = error.abs().amax(dim=1) > 0
+        for place, (layout, signal) in enumerate(zip(delivery.layouts, signals, strict=True)):
+            if layout is not None and signal is not None:
+                new = _Received(layout.site.key, signal, has_error)
+                old = received.get(place)
+                if old is not None:
+                    new = _Received(new.key, new.signal + old.signal, new.has_error | old.has_error)
+                received[place] = new
+    return received
+
+
+def _cosines(signal: Tensor, truth: Tensor, rows: int) -> Tensor:
+    """Return the cosine of every row, NaN where one of the two is zero; ``[N]``, float64."""
+    a, b = signal.detach().reshape(rows, -1).double(), truth.reshape(rows, -1).double()
+    cosines: Tensor = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+    return cosines
+
+
+def _block_cosines(
+    model: nn.Module, tensor: Tensor, signal: Tensor, truth: Tensor, rows: int, chosen: list[int]
+) -> list[Tensor]:
+    """Return, for each chosen row, the cosine of the gradients that it causes in the parameters of one block."""
+    if not chosen:
+        return []
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    reached = torch.autograd.grad(tensor, parameters, signal, retain_graph=True, allow_unused=True)
+    parameters = [p for p, gradient in zip(parameters, reached, strict=True) if gradient is not None]
+    if not parameters:
+        return []
+
+    def caused(at_point: Tensor, row: int) -> Tensor:
+        only = torch.zeros_like(at_point).reshape(rows, -1)
+        only[row] = at_point.reshape(rows, -1)[row]
+        found = torch.autograd.grad(tensor, parameters, only.reshape(at_point.shape), retain_graph=True)
+        return torch.cat([gradient.flatten() for gradient in found])
+
+    return [_cosines(caused(signal, row), caused(truth, row), 1) for row in chosen]
+
+
+def _summed(cosines: Tensor, zero_error: int) -> Cosine:
+    defined = cosines[~cosines.isnan()]
+    if defined.numel() == 0:
+        return Cosine(float("nan"), float("nan"), 0, zero_error, cosines.numel())
+    mean, std = defined.mean().item(), defined.std(correction=0).item()
+    return Cosine(mean, std, defined.numel(), zero_error, cosines.numel() - defined.numel())
