@@ -53,7 +53,7 @@ def loader(samples: Samples, batch: int, generator: torch.Generator) -> DataLoad
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, samples: Samples, batch: int = 1_000) -> tuple[float, float]:
+def evaluate(model: nn.Module, samples: Samples, batch: int = 250) -> tuple[float, float]:
     """Return the mean cross-entropy and the accuracy, in evaluation mode."""
     model.eval()
     loss, correct = 0.0, 0
