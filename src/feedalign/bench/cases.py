@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -76,8 +77,8 @@ class Encoder(nn.Module):
         return logits
 
 
-def _vectors(batch: int, width: int) -> Callable[[], tuple[Tensor, Tensor]]:
-    return lambda: (torch.randn(batch, width), torch.randint(CLASSES, (batch,)))
+def _vectors(batch: int, width: int) -> tuple[Tensor, Tensor]:
+    return torch.randn(batch, width), torch.randint(CLASSES, (batch,))
 
 
 def _images() -> tuple[Tensor, Tensor]:
@@ -92,12 +93,30 @@ def _tokens() -> tuple[Tensor, Tensor]:
 MICRO = ["layers.*.norm1", "layers.*.dropout", "layers.*.norm2"]
 
 CASES = (
-    Case("mlp-8x1024", "MLP, 8 hidden layers of 1024 ReLU, batch 512", lambda: mlp(1024, 8), _vectors(512, 1024), nn.ReLU),
-    Case("mlp-16x256", "MLP, 16 hidden layers of 256 ReLU, batch 64", lambda: mlp(256, 16), _vectors(64, 256), nn.ReLU),
-    Case("transformer-macro", "post-LN Transformer, 4 blocks of width 256, 8 x 128 tokens, a point a block", Encoder, _tokens, "layers.*"),
+    Case(
+        "mlp-8x1024",
+        "MLP, 8 hidden layers of 1024 ReLU, batch 512",
+        partial(mlp, 1024, 8),
+        partial(_vectors, 512, 1024),
+        nn.ReLU,
+    ),
+    Case(
+        "mlp-16x256",
+        "MLP, 16 hidden layers of 256 ReLU, batch 64",
+        partial(mlp, 256, 16),
+        partial(_vectors, 64, 256),
+        nn.ReLU,
+    ),
+    Case(
+        "transformer-macro",
+        "post-LN Transformer, 4 blocks of width 256, 8 x 128 tokens, a point a block",
+        Encoder,
+        _tokens,
+        "layers.*",
+    ),
     Case("transformer-micro", "the same Transformer, a point a sub-layer", Encoder, _tokens, MICRO),
     Case("cnn", "CNN, 2 convolutions and 1 hidden linear layer, 64 images of 3 x 32 x 32", cnn, _images, nn.ReLU),
-)  # fmt: skip
+)
 
 
 def select(names: tuple[str, ...]) -> tuple[Case, ...]:

@@ -98,7 +98,7 @@ def _step(case: Case, model: nn.Module, rule: str, batch: tuple[Tensor, ...], se
 
     def step() -> None:
         loss = cross_entropy(model(inputs).flatten(0, -2), targets.flatten())
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
 

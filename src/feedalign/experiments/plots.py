@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from functools import partial
 from itertools import cycle, islice
 from statistics import fmean
 from typing import Any
@@ -112,10 +113,15 @@ def _alignment(axes: Axes, runs: list[Run]) -> None:
     points = list(next(line["alignment"] for line in runs[0].curve if line.get("alignment")))
     shades = mpl.colormaps["viridis"](np.linspace(0, 0.85, len(points)))
     for point, shade, line in zip(points, shades, islice(cycle(("-", "--", "-.", ":")), len(points)), strict=True):
-        _band(axes, runs, lambda entry, point=point: entry["alignment"][point]["mean"], label=point, color=shade, linestyle=line)  # type: ignore[misc]  # fmt: skip
+        _band(axes, runs, partial(_cosine, point), label=point, color=shade, linestyle=line)
     axes.axhline(0, color="#333333", linewidth=0.8)
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, -0.05), max(high, min(1.0, high + 0.1)))
+
+
+def _cosine(point: str, line: dict[str, Any]) -> float | None:
+    cosine: float | None = line["alignment"][point]["mean"]
+    return cosine
 
 
 def embeddings(comparison: Comparison, stacked: bool = False) -> Figure | None:
@@ -169,12 +175,16 @@ def step_ratios(cases: list[dict[str, Any]], stacked: bool = False) -> Figure:
             place = names.index(case["name"]) + (rules.index(case["rule"]) - (len(rules) - 1) / 2) * height
             ratio, (fast, slow) = case["ratio_to_backprop"], case["quartiles"]
             base = ratio * case["median_seconds"]
-            first = case["name"] == names[0]
             axes.barh(
-                place, ratio, 0.9 * height, color=style(case["rule"])["color"], label=label(case["rule"]) if first else None,
-                xerr=[[max(0.0, ratio - base / slow)], [max(0.0, base / fast - ratio)]], error_kw={"linewidth": 1},
-            )  # fmt: skip
-            axes.plot(case["arithmetic_limit"], place, "k|", markersize=14 * height, label=None)
+                place,
+                ratio,
+                0.9 * height,
+                color=style(case["rule"])["color"],
+                label=label(case["rule"]) if case["name"] == names[0] else None,
+                xerr=[[max(0.0, ratio - base / slow)], [max(0.0, base / fast - ratio)]],
+                error_kw={"linewidth": 1},
+            )
+            axes.plot(case["arithmetic_limit"], place, "k|", markersize=14 * height)
         axes.plot([], [], "k|", label="limit by count of operations")
         axes.axvline(1, **{**style("backprop"), "linewidth": 1.2}, label=label("backprop"))
         axes.set_yticks(range(len(names)), names)

@@ -22,11 +22,12 @@ from feedalign.experiments.comparison import (
     compare,
     flat,
     label,
+    rule_name,
 )
 from feedalign.experiments.errors import RecordError
 from feedalign.experiments.files import write_atomically
+from feedalign.experiments.findings import findings
 from feedalign.experiments.records import RECORD, Run, load_all, read_json
-from feedalign.experiments.summary import summary
 from feedalign.experiments.tables import Table, to_html
 
 TEMPLATE = "report.html.jinja"
@@ -108,12 +109,12 @@ def _comparison_section(comparison: Comparison) -> Section:
     tables = [accuracy_table(comparison), alignment_table(comparison)]
     return Section(
         heading=f"{comparison.name} ({comparison.first.record.data['name']})",
-        summary=summary(comparison),
-        tables=[Markup(to_html(table)) for table in tables if table is not None],  # noqa: S704 -- cells are escaped
+        summary=findings(comparison),
+        tables=[Markup(to_html(table)) for table in tables if table is not None],
         pictures=_pictures(comparison),
         details=[
-            Detail("Configuration", Markup(to_html(_configuration(comparison)))),  # noqa: S704
-            Detail("Where these numbers come from", Markup(to_html(_provenance(comparison)))),  # noqa: S704
+            Detail("Configuration", Markup(to_html(_configuration(comparison)))),
+            Detail("Where these numbers come from", Markup(to_html(_provenance(comparison)))),
         ],
     )
 
@@ -134,7 +135,7 @@ def _pictures(comparison: Comparison) -> list[Picture]:
             lambda stacked: plots.embeddings(comparison, stacked),
             f"t-SNE of the last hidden layer on test samples. {_silhouettes(comparison)}",
             "Each character is a test sample, written as its class. The silhouette measures how separate the "
-            "classes are in this picture, from -1 to 1.",
+            "classes are in the layer itself, from -1 to 1; distances in t-SNE mean little.",
         ),
     ]
     return [picture for picture in drawn if picture is not None]
@@ -167,42 +168,39 @@ def _silhouettes(comparison: Comparison) -> str:
 
 
 def _configuration(comparison: Comparison) -> Table:
-    """Return every setting with its value for each rule, told once where the rules share it."""
-    configs = {rule: flat(runs[0].record.config) for rule, runs in comparison.runs.items()}
-    keys = dict.fromkeys(key for config in configs.values() for key in config)
-    return Table(
-        title="Settings of the first seed",
-        headings=("setting", *(label(rule) for rule in configs)),
-        rows=tuple((key, *(str(config.get(key, "")) for config in configs.values())) for key in keys),
-        text_columns=1 + len(configs),
-    )
+    """Return every setting: one value where the rules share it, else the value of each rule."""
+    configs = {label(rule): flat(runs[0].record.config) for rule, runs in comparison.runs.items()}
+    rows = []
+    for key in dict.fromkeys(key for config in configs.values() for key in config):
+        values = {rule: str(config.get(key, "")) for rule, config in configs.items()}
+        shared = len(set(values.values())) == 1
+        each = "; ".join(f"{rule}: {value}" for rule, value in values.items())
+        rows.append((key, next(iter(values.values())) if shared else each))
+    return Table("Settings of the first seed", ("setting", "value"), tuple(rows), text_columns=2)
 
 
 def _provenance(comparison: Comparison) -> Table:
-    rows = []
-    for rule, runs in comparison.runs.items():
-        for run in runs:
-            record = run.record
-            rows.append(
-                (label(rule), str(record.seed), record.started, f"{record.wall_seconds:.1f}", *_machine(vars(record)))
-            )
-    return Table("One row a run", ("rule", "seed", "started (UTC)", "seconds", *MACHINE), tuple(rows), text_columns=3)
-
-
-MACHINE = ("device", "threads", "torch", "python", "feedalign", "commit")
-
-
-def _machine(record: dict[str, Any]) -> tuple[str, ...]:
-    versions = record["versions"]
-    commit = (record["commit"] or "installed package")[:12] + (" (changed)" if record["dirty"] else "")
-    return (
-        record["device"],
-        str(record["threads"]),
-        versions["torch"],
-        versions["python"],
-        versions["feedalign"],
-        commit,
+    records = [run.record for runs in comparison.runs.values() for run in runs]
+    return Table(
+        title="One row a run",
+        headings=("rule", "seed", "started (UTC)", "seconds"),
+        rows=tuple(
+            (label(rule_name(r.rule)), str(r.seed), _minute(r.started), f"{r.wall_seconds:.1f}") for r in records
+        ),
+        notes=tuple(dict.fromkeys(_machine(vars(record)) for record in records)),
+        text_columns=3,
     )
+
+
+def _minute(started: str) -> str:
+    return started[:16].replace("T", " ")
+
+
+def _machine(record: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    commit = f"commit {record['commit'][:12]}" if record["commit"] else "an installed package"
+    changed = ", with changes on top" if record["dirty"] else ""
+    return f"On {record['device']} with {record['threads']} threads: {versions}; {commit}{changed}."
 
 
 def _bench_section(record: dict[str, Any]) -> Section:
@@ -218,7 +216,7 @@ def _bench_section(record: dict[str, Any]) -> Section:
         "Medians over rounds, whiskers are quartiles. The black mark is the limit that the count of operations sets.",
     )
     provenance = Table(
-        "This benchmark", ("started (UTC)", *MACHINE), ((record["started"], *_machine(record)),), text_columns=1
+        "This benchmark", ("started (UTC)",), ((_minute(record["started"]),),), notes=(_machine(record),)
     )
     return Section(
         heading="Time of a training step",
@@ -226,9 +224,9 @@ def _bench_section(record: dict[str, Any]) -> Section:
             f"A whole training step with DFA took between {_times(slowest)} on {slowest['name']} and "
             f"{_times(fastest)} on {fastest['name']}. This is time a step, not time to a given accuracy."
         ],
-        tables=[Markup(to_html(step_table(record)))],  # noqa: S704
+        tables=[Markup(to_html(step_table(record)))],
         pictures=[picture] if picture is not None else [],
-        details=[Detail("Where these numbers come from", Markup(to_html(provenance)))],  # noqa: S704
+        details=[Detail("Where these numbers come from", Markup(to_html(provenance)))],
     )
 
 

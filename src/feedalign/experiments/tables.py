@@ -10,7 +10,9 @@ from math import sqrt
 from statistics import fmean, stdev
 
 import rich.table
+from rich.console import Group
 from rich.markup import escape as escape_markup
+from rich.text import Text
 from scipy.stats import t as student
 
 
@@ -40,21 +42,14 @@ class Table:
                 )
 
 
-def to_rich(table: Table) -> rich.table.Table:
-    """Return the table for a terminal."""
-    drawn = rich.table.Table(
-        title=escape_markup(table.title),
-        caption="\n".join(escape_markup(note) for note in table.notes) or None,
-        title_justify="left",
-        caption_justify="left",
-        title_style="bold",
-        caption_style="dim",
-    )
+def to_rich(table: Table) -> Group:
+    """Return the table for a terminal, its title above and its notes below."""
+    drawn = rich.table.Table()
     for i, heading in enumerate(table.headings):
         drawn.add_column(escape_markup(heading), justify="left" if i < table.text_columns else "right")
     for row in table.rows:
         drawn.add_row(*(escape_markup(cell) for cell in row))
-    return drawn
+    return Group(Text(table.title, style="bold"), drawn, *(Text(note, style="dim") for note in table.notes))
 
 
 def to_markdown(table: Table) -> str:

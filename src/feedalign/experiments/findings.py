@@ -14,7 +14,7 @@ def explained(rule: str) -> str:
     return EXPLAINED.get(rule, label(rule))
 
 
-def summary(comparison: Comparison) -> list[str]:
+def findings(comparison: Comparison) -> list[str]:
     """Return two or three plain sentences: what was run, what came out, what it means."""
     return [_what(comparison), *_outcome(comparison), *_gap(comparison)]
 

@@ -1,0 +1,27 @@
+"""The command line: ``feedalign demo | train | report | bench | inspect | data | table``.
+
+Exit codes: 0 done, 1 a run that failed, 2 something the user can mend, 130 stopped by Ctrl-C.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from feedalign.cli.failures import code, message, wants_traceback
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code.
+
+    Args:
+        arguments: Words of the command line after ``feedalign``; by default those of this process.
+    """
+    try:
+        from feedalign.cli.app import parse
+
+        parse(sys.argv[1:] if arguments is None else arguments).run()
+    except (Exception, KeyboardInterrupt) as error:
+        if wants_traceback():
+            raise
+        sys.stderr.write(f"{message(error)}\n")
+        return code(error)
+    return 0

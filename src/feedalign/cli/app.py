@@ -1,0 +1,74 @@
+"""The commands and their help."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import tyro
+from tyro.extras import SubcommandApp
+
+from feedalign.cli.bench import BenchStep
+from feedalign.cli.data import CheckData, FetchData, ListData
+from feedalign.cli.demo import Demo
+from feedalign.cli.inspect import Inspect
+from feedalign.cli.report import Report
+from feedalign.cli.table import ShowTable
+from feedalign.cli.train import TrainVision
+
+DESCRIPTION = """\
+Train PyTorch models without weight transport. Backpropagation sends the output error back through the transposed
+forward weights, layer after layer. Direct Feedback Alignment (DFA) sends it to every layer at once, through fixed
+random matrices. These commands compare the two (and "shallow", where only the last layer learns).
+
+  feedalign demo                                                  digits with all three, in about a minute
+  feedalign train vision --data mnist --rule bp dfa shallow       the same on MNIST; --help lists the settings
+  feedalign report runs/demo                                      tables and pictures in one HTML file
+  feedalign bench step --cases mlp-8x1024                         time of a training step, DFA against backprop
+  feedalign inspect model.py:build --shape 1,1,28,28              where DFA would cut your own model
+  feedalign data list                                             data sets, and where they are looked for
+"""
+
+TRAIN = """Train one of the papers' systems with one or more learning rules, and compare.
+
+Example: feedalign train vision --data mnist --rule bp dfa shallow --seeds 5"""
+BENCH = """Measure what a rule costs.
+
+Example: feedalign bench step --cases mlp-8x1024"""
+DATA = """Find, check and download data sets.
+
+Example: feedalign data list"""
+
+
+class Command(Protocol):
+    """A parsed command line."""
+
+    def run(self) -> None:
+        """Do it."""
+
+
+def parse(arguments: Sequence[str]) -> Command:
+    """Return the command that the words of a command line stand for; exits with a message if they stand for none."""
+    command: Command = _app().cli(
+        prog="feedalign",
+        description=DESCRIPTION,
+        args=list(arguments),
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
+    )
+    return command
+
+
+def _app() -> SubcommandApp:
+    train, bench, data = SubcommandApp(), SubcommandApp(), SubcommandApp()
+    train.command(name="vision")(TrainVision)
+    bench.command(name="step")(BenchStep)
+    data.command(name="list")(ListData)
+    data.command(name="check")(CheckData)
+    data.command(name="fetch")(FetchData)
+    app = SubcommandApp()
+    app.command(name="demo")(Demo)
+    app.command(train, name="train", help=TRAIN)
+    app.command(name="report")(Report)
+    app.command(bench, name="bench", help=BENCH)
+    app.command(name="inspect")(Inspect)
+    app.command(data, name="data", help=DATA)
+    app.command(name="table")(ShowTable)
+    return app

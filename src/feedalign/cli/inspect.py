@@ -1,0 +1,118 @@
+"""``feedalign inspect``: where a rule would cut somebody's model."""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+import torch
+import tyro
+from torch import Tensor, nn
+
+import feedalign as fa
+from feedalign.cli.console import say, standard_output
+from feedalign.cli.failures import UsageError
+from feedalign.errors import nearest
+
+EXAMPLE = "Example: feedalign inspect model.py:build --shape 1,1,28,28"
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Show where a rule would cut a model of yours, with shapes. Nothing is trained.
+
+    Imports the file, calls the factory (a function or class without required arguments that returns an nn.Module),
+    attaches the rule, and runs one forward pass on random numbers.
+
+    Example: feedalign inspect model.py:build --shape 1,1,28,28
+
+    Attributes:
+        target: FILE:FACTORY, such as model.py:build.
+        shape: Shape of the input, batch first, such as 1,1,28,28. Without it only names are shown.
+        integers: Let the input hold whole numbers below this one (tokens) instead of random normal ones.
+        rule: The learning rule.
+        points: Where to cut: auto, or names and globs such as layers.*
+        output: The module whose output carries the error; by default what the model returns.
+    """
+
+    target: Annotated[str, tyro.conf.Positional]
+    shape: str | None = None
+    integers: int | None = None
+    rule: str = "dfa"
+    points: tuple[str, ...] = ("auto",)
+    output: str | None = None
+
+    def run(self) -> None:
+        """Print the table of points."""
+        model = build(self.target)
+        points = self.points[0] if len(self.points) == 1 else list(self.points)
+        handle = fa.attach(model, fa.rule(self.rule), points=points, output=self.output)
+        if self.shape is not None:
+            forward(model, example(self.shape, self.integers))
+        say(standard_output(), str(handle))
+
+
+def build(target: str) -> nn.Module:
+    """Return the module that FILE:FACTORY makes.
+
+    Raises:
+        UsageError: There is no such file or factory, or it does not return a module.
+    """
+    file, colon, factory = target.rpartition(":")
+    if not colon or not file or not factory:
+        raise UsageError(f"Expected FILE:FACTORY, found {target!r}. {EXAMPLE}")
+    module = _import(Path(file))
+    if not callable(getattr(module, factory, None)):
+        callables = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        raise UsageError(
+            f"{file} has no function or class {factory!r}.{nearest(factory, callables)} "
+            f"It has: {', '.join(callables) or 'none'}."
+        )
+    model: Any = getattr(module, factory)()
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"Expected {target} to return an nn.Module, found {type(model).__name__}.")
+    return model
+
+
+def _import(file: Path) -> ModuleType:
+    if not file.is_file():
+        raise UsageError(f"Expected a Python file, found none at {file}. {EXAMPLE}")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"Expected a Python file (its name ending in .py), found {file}. {EXAMPLE}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def example(shape: str, integers: int | None) -> Tensor:
+    """Return a random input of a shape such as ``"1,1,28,28"``.
+
+    Raises:
+        UsageError: It is not a shape.
+    """
+    try:
+        sizes = [int(size) for size in shape.split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 1:
+        raise UsageError(f"Expected a shape such as 1,1,28,28 (whole numbers above 0), found {shape!r}.")
+    return torch.randn(sizes) if integers is None else torch.randint(integers, sizes)
+
+
+def forward(model: nn.Module, inputs: Tensor) -> None:
+    """Run one forward pass.
+
+    Raises:
+        UsageError: The model refuses the input.
+    """
+    try:
+        model(inputs)
+    except (RuntimeError, IndexError, TypeError) as error:
+        if isinstance(error, fa.SignalError):
+            raise
+        raise UsageError(
+            f"{type(model).__name__} refused an input of shape {tuple(inputs.shape)}: {error}\n"
+            "Give the shape it expects, batch first: --shape 1,1,28,28; for tokens add --integers VOCABULARY."
+        ) from error

@@ -1,0 +1,111 @@
+"""Progress of training: live bars on a terminal, plain lines elsewhere."""
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from feedalign.cli.console import say, standard_error
+from feedalign.experiments.progress import Progress
+
+LINE_SECONDS = 5.0
+
+
+def progress_for(runs: int) -> Progress:
+    """Return whom a sweep of so many runs tells how it goes on."""
+    console = standard_error()
+    return Bars(console, runs) if console.is_terminal else Lines(console, runs)
+
+
+class Bars:
+    """One live bar for the run on its way.
+
+    Args:
+        console: Where to draw.
+        runs: How many runs there will be.
+    """
+
+    def __init__(self, console: Console, runs: int) -> None:
+        self.console, self.runs, self.begun = console, runs, 0
+        self.bars: RichProgress | None = None
+        self.task = TaskID(0)
+        self.steps, self.accuracy = 0, ""
+
+    def start(self, name: str, rule: str, seed: int, epochs: int, steps: int) -> None:
+        """Draw a new bar."""
+        self.begun += 1
+        self.steps, self.accuracy = steps, ""
+        self.bars = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        self.bars.start()
+        title = f"[{self.begun}/{self.runs}] {name} {rule} seed {seed}"
+        self.task = self.bars.add_task(title.replace("[", r"\["), total=epochs * steps, state="", epochs=epochs)
+
+    def step(self, epoch: int, step: int, loss: float) -> None:
+        """Move the bar."""
+        if self.bars is not None:
+            epochs = self.bars.tasks[0].fields["epochs"]
+            state = f"epoch {epoch}/{epochs}, step {step}/{self.steps}, loss {loss:.3f}{self.accuracy}"
+            self.bars.update(self.task, completed=(epoch - 1) * self.steps + step, state=state)
+
+    def epoch(self, line: dict[str, Any]) -> None:
+        """Show the accuracy of the epoch from now on."""
+        self.accuracy = f", validation {100 * line['validation_accuracy']:.1f} %"
+
+    def message(self, text: str) -> None:
+        """Print a sentence above the bar."""
+        say(self.console, text)
+
+    def finish(self) -> None:
+        """Leave the bar as it stands."""
+        if self.bars is not None:
+            self.bars.stop()
+            self.bars = None
+
+
+class Lines:
+    """A line at the start and the end of a run, and every few seconds in between.
+
+    Args:
+        console: Where to print.
+        runs: How many runs there will be.
+    """
+
+    def __init__(self, console: Console, runs: int) -> None:
+        self.console, self.runs, self.begun = console, runs, 0
+        self.title, self.epochs, self.printed = "", 0, 0.0
+
+    def start(self, name: str, rule: str, seed: int, epochs: int, steps: int) -> None:
+        """Say what begins."""
+        self.begun += 1
+        self.title, self.epochs, self.printed = f"{name} {rule} seed {seed}", epochs, time.monotonic()
+        say(self.console, f"[{self.begun}/{self.runs}] {self.title}: {epochs} epochs of {steps} steps")
+
+    def step(self, epoch: int, step: int, loss: float) -> None:
+        """Say nothing: a step is too short for a line."""
+
+    def epoch(self, line: dict[str, Any]) -> None:
+        """Print the last epoch, and others when the last line is some seconds old."""
+        if line["epoch"] == self.epochs or time.monotonic() - self.printed >= LINE_SECONDS:
+            self.printed = time.monotonic()
+            say(
+                self.console,
+                f"  {self.title}: epoch {line['epoch']}/{self.epochs}, training loss {line['train_loss']:.3f}, "
+                f"validation accuracy {100 * line['validation_accuracy']:.2f} %, {line['seconds']:.1f} s",
+            )
+
+    def message(self, text: str) -> None:
+        """Print the sentence."""
+        say(self.console, text)
+
+    def finish(self) -> None:
+        """Say nothing: the last epoch has its line."""
