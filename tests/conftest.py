@@ -1,0 +1,21 @@
+"""Fixtures that several folders of tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder with real data sets in their upstream layout.
+
+    Without one these tests are skipped, unless FEEDALIGN_DATA_REQUIRED says that it must be there, as in CI.
+    """
+    root = os.environ.get("FEEDALIGN_DATA")
+    if root and Path(root).is_dir():
+        return Path(root)
+    message = f"FEEDALIGN_DATA names no folder with the real data sets (found {root!r})"
+    if os.environ.get("FEEDALIGN_DATA_REQUIRED") == "1":
+        pytest.fail(message)
+    pytest.skip(message)
