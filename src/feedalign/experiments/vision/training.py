@@ -160,11 +160,10 @@ class Training:
 
     def alignment(self) -> dict[str, dict[str, Any]] | None:
         """Return the alignment at every point on the first training samples, or None where there is none."""
-        if not (self.config.alignment and self.handle.rule.delivers):
+        if not (self.config.alignment and isinstance(self.handle.rule, fa.BroadcastRule)):
             return None
         images, labels = (part[: self.config.alignment] for part in self.data.train)
-        with torch.random.fork_rng():  # measuring must not change what comes after
-            report = fa.alignment(self.handle, lambda: cross_entropy(self.model(images), labels))
+        report = fa.alignment(self.handle, lambda: cross_entropy(self.model(images), labels), block_samples=0)
         return {point: asdict(cosine) for point, cosine in report.points.items()}
 
     @property
