@@ -1,6 +1,5 @@
 """The record of a benchmark, and its table."""
 
-import dataclasses
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from feedalign.bench.step import Progress, StepConfig, measure
 from feedalign.experiments.comparison import label
 from feedalign.experiments.files import writable_folder
 from feedalign.experiments.provenance import provenance
-from feedalign.experiments.records import RECORD, SCHEMA, write_json
+from feedalign.experiments.records import RECORD, SCHEMA, describe, write_json
 from feedalign.experiments.tables import Table
 
 
@@ -23,7 +22,7 @@ def run_step(config: StepConfig, folder: Path, progress: Progress | None = None)
     record = {
         "schema": SCHEMA,
         "experiment": "bench-step",
-        "config": dataclasses.asdict(config),
+        "config": describe(config),
         **provenance(config.device),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "cases": measure(config, progress),
