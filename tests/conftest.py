@@ -4,6 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+
+# The models of the tests are tiny: a second thread costs more than it brings, and sums stay in one order.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

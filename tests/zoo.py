@@ -314,7 +314,10 @@ def image_to_image() -> nn.Module:
 
 
 def two(first: int, second: int) -> Callable[[int, torch.Generator], tuple[Tensor, ...]]:
-    return lambda n, generator: (torch.randn(n, first, generator=generator), torch.randn(n, second, generator=generator))
+    return lambda n, generator: (
+        torch.randn(n, first, generator=generator),
+        torch.randn(n, second, generator=generator),
+    )
 
 
 ZOO = [

@@ -77,8 +77,8 @@ def alignment(handle: Attachment, closure: Callable[[], Tensor], block_samples: 
     """
     if not isinstance(handle.rule, BroadcastRule):
         raise SignalError(
-            f"alignment expected a rule that delivers signals, such as DFA, and found {handle.rule!r}: there is nothing "
-            "to compare with backpropagation."
+            f"alignment expected a rule that delivers signals, such as DFA, and found {handle.rule!r}: there is "
+            "nothing to compare with backpropagation."
         )
     if not handle._on:
         raise SignalError("The attachment is off or removed, so no signals are delivered. Measure while it is on.")

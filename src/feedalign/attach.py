@@ -1,5 +1,6 @@
 """Attach a rule to a model: hooks that cut at the points, and splice the output to them."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -9,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from feedalign.bypass import bypassed
 from feedalign.delivery import Planner
 from feedalign.errors import PointsError, SignalError
 from feedalign.observe import Observation
 from feedalign.points import Point, Points, candidates, find_module, select
 from feedalign.recording import Facts, Output, Recording
 from feedalign.rules import BroadcastRule, Rule
-from feedalign.splice import splice
+from feedalign.splice import Pull, splice
 from feedalign.summary import summary
 from feedalign.tree import flatten, is_floating
 from feedalign.watch import in_backward, watch
@@ -146,7 +148,7 @@ class Attachment:
 
     def _at_output(self, module: nn.Module, args: Any, output: Any) -> Any:
         recording = self._recording
-        if recording is None or not recording.arrivals or not torch.is_grad_enabled():
+        if recording is None or not recording.tensors or not self.rule.delivers or not torch.is_grad_enabled():
             return None
         leaves, rebuild = flatten(output)
         places = [place for place, leaf in enumerate(leaves) if is_floating(leaf)]
@@ -156,21 +158,17 @@ class Attachment:
                 f"{self._tap} expected at least one floating-point tensor, found {type(output).__name__}. Name "
                 f"the module whose output the loss is computed from. {candidates(self.model)}"
             )
-        if not self._proven:
-            self._check_above(tensors, recording)
+        if not self._proven and not torch.compiler.is_compiling():
+            self._check_cuts(tensors, recording)
         facts = tuple(Facts(tensor.shape, tensor.dtype, tensor.device) for tensor in tensors)
         recording.outputs.append(Output(facts, len(recording.arrivals)))
-        if torch.compiler.is_compiling():
-            if len(recording.outputs) > 1:
-                raise SignalError(f"Under torch.compile {self._tap} may run once per forward pass; it ran twice.")
-            self._plan(recording)
         if self._observation is not None:
             self._observation.outputs.append(tensors)
             return output
-        spliced = splice(tensors, recording.tensors, partial(self._pull, recording, len(recording.outputs) - 1))
+        spliced = splice(tensors, recording.tensors, self._puller(recording))
         for place, tensor in zip(places, spliced, strict=True):
             leaves[place] = tensor
-        if not self._proven:
+        if not self._proven and not torch.compiler.is_compiling():
             recording.nodes.update(tensor.grad_fn for tensor in spliced)
         return rebuild(leaves)
 
@@ -178,7 +176,7 @@ class Attachment:
         recording = self._recording
         if recording is None:
             return None
-        if not recording.visits:
+        if not recording.arrivals:
             raise SignalError(
                 "None of the points ran in this forward pass, so the model would train by backpropagation: "
                 f"{', '.join(map(str, self.points))}. Choose points that its forward runs. {candidates(self.model)}"
@@ -188,7 +186,7 @@ class Attachment:
         if self.output is None:
             spliced = self._at_output(module, args, output)
             output = output if spliced is None else spliced
-        if not recording.arrivals:
+        if not recording.tensors:
             return output
         if not recording.outputs:
             raise SignalError(
@@ -233,32 +231,36 @@ class Attachment:
     def _cut(self, point: Point, output: Any, own: bool) -> Any:
         leaves, rebuild = flatten(output)
         places = [place for place, leaf in enumerate(leaves) if is_floating(leaf)]
-        if self._recording is not None:
-            self._recording.visits += 1
         if point.leaf is not None and point.leaf >= len(places):
             raise PointsError(
                 f"Point '{point}' expected the module to return at least {point.leaf + 1} tensors, found {len(places)}."
             )
         for number, place in enumerate(places):
-            # A tensor without a graph has nothing below it to train: frozen, or cut by a module inside this one.
-            if leaves[place].requires_grad:
-                if self._recording is not None and self.rule.delivers and point.leaf in (None, number):
-                    name = f"{point}[{number}]" if point.leaf is None and len(places) > 1 else str(point)
-                    self._recording.add(name, own, leaves[place])
-                leaves[place] = self._sever(leaves[place])
+            if self._recording is not None and point.leaf in (None, number):
+                name = f"{point}[{number}]" if point.leaf is None and len(places) > 1 else str(point)
+                self._recording.add(name, own, leaves[place])
+            leaves[place] = self._sever(leaves[place])
         return rebuild(leaves)
 
     def _sever(self, tensor: Tensor) -> Tensor:
         return tensor.detach() if self._observation is None else self._observation.sever(tensor)
 
-    def _check_above(self, tensors: list[Tensor], recording: Recording) -> None:
-        """Raise if a point's own tensor is the output: it would get a signal where the error itself is at hand."""
-        for arrival, point in zip(recording.arrivals, recording.tensors, strict=True):
+    def _check_cuts(self, tensors: list[Tensor], recording: Recording) -> None:
+        """Raise if a point's own tensor is the output; warn if something leads around the points."""
+        for arrival, point in zip(recording.trained(), recording.tensors, strict=True):
             if any(torch._C._is_alias_of(tensor, point) for tensor in tensors):  # type: ignore[attr-defined]
                 raise PointsError(
                     f"Point {arrival.point!r} is the output itself, where the error is known exactly. Leave it out of "
                     f"points=, or name an output above it. {candidates(self.model)}"
                 )
+        around = list(dict.fromkeys(bypassed(tensors, recording)))
+        if around:
+            warnings.warn(
+                f"The error also reaches what lies below {', '.join(map(repr, around))} by backpropagation, "
+                "through a path that no point cuts (a skip connection), so this is not the rule alone. Put points on "
+                "the outputs of the residual blocks: points='macro'.",
+                stacklevel=2,
+            )
 
     def _watch(self, output: Any, recording: Recording) -> None:
         def check() -> None:
@@ -276,11 +278,19 @@ class Attachment:
         assert self.planner is not None  # a rule that delivers broadcasts
         recording.deliveries = self.planner.plan(recording)
 
+    def _puller(self, recording: Recording) -> Pull:
+        if not torch.compiler.is_compiling():
+            return partial(self._pull, recording, len(recording.outputs) - 1)
+        if len(recording.outputs) > 1:
+            raise SignalError(f"Under torch.compile {self._tap} may run once per forward pass; it ran twice.")
+        assert self.planner is not None
+        # Not by way of the recording: constants of a graph cannot be put on objects that outlive its tracing.
+        return self.planner.plan(recording.as_traced())[0].pull
+
     def _pull(self, recording: Recording, output: int, gradients: list[Tensor | None]) -> list[Tensor | None]:
         delivery = recording.deliveries[output]
         error = delivery.error(gradients)
         signals = delivery.signals(error)
-        if not torch.compiler.is_compiling():
-            recording.delivered = self._proven = True
-            self.last = Last(torch.linalg.vector_norm(error.detach()), delivery.norms(signals))
+        recording.delivered = self._proven = True
+        self.last = Last(torch.linalg.vector_norm(error.detach()), delivery.norms(signals))
         return delivery.shaped(signals)

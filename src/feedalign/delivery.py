@@ -1,6 +1,6 @@
 """From the error that arrives at an output to one signal a point: flatten, apply the rule, give each its shape."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from feedalign.errors import SignalError, listing
-from feedalign.feedback import Projection
+from feedalign.feedback import Projection, Site
 from feedalign.layout import Layout, error_shape, match
 from feedalign.recording import Facts, Recording
 from feedalign.rules import BroadcastRule
@@ -26,7 +26,7 @@ class Delivery:
     sizes: tuple[int, ...]
     """Width of each tensor of the output; they add up to ``C``."""
     layouts: tuple[Layout | None, ...]
-    """One an arrival; ``None`` for an arrival that belongs to another output."""
+    """One an arrival that trains; ``None`` if it belongs to another output."""
     project: Projection
 
     def error(self, gradients: Sequence[Tensor | None]) -> Tensor:
@@ -51,6 +51,10 @@ class Delivery:
         flat = iter(signals)
         return [None if layout is None else layout.unflatten(next(flat)) for layout in self.layouts]
 
+    def pull(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Return one signal an arrival for the gradients at the output's tensors: all in one."""
+        return self.shaped(self.signals(self.error(gradients)))
+
     def norms(self, signals: Sequence[Tensor]) -> dict[str, Tensor]:
         """Return the norm of the signal that each point receives, by name."""
         found: dict[str, Tensor] = {}
@@ -74,6 +78,8 @@ class Planner:
     rule: BroadcastRule
     layouts: dict[str, Layout] = field(default_factory=dict)
     """How each point was matched to the error when it last ran; not filled under ``torch.compile``."""
+    silent: set[str] = field(default_factory=set)
+    """Those of them that have nothing to train below, and so receive no signal."""
     error_width: int | None = None
     _deliveries: dict[Any, list[Delivery]] = field(default_factory=dict)
     _projections: dict[Any, Projection] = field(default_factory=dict)
@@ -101,32 +107,43 @@ class Planner:
         assert self.error_width is not None  # known as soon as a point has run
         sites = tuple(layout.site for layout in self.layouts.values())
         cpu = torch.device("cpu")
-        project = self.rule.feedback.projection(self.rule.seed, sites, self.error_width, torch.float64, cpu)
+        project = self.rule.feedback.projection(
+            self.rule.seed, sites, self.widest(), self.error_width, torch.float64, cpu
+        )
         return project(torch.eye(self.error_width, dtype=torch.float64))
+
+    def widest(self, layouts: Iterable[Layout] = ()) -> Site:
+        """Return the most columns and the largest width of the points that have run, and of ``layouts``."""
+        sites = [layout.site for layout in (*self.layouts.values(), *layouts)]
+        return Site("", max(site.columns for site in sites), max(site.width for site in sites))
 
     def _make(self, recording: Recording) -> list[Delivery]:
         made = []
         for index, output in enumerate(recording.outputs):
             rows, sizes = rows_and_sizes([facts.shape for facts in output.tensors])
-            layouts = tuple(
+            arrivals = recording.arrivals[: output.before]
+            matched = [
                 match(recording.key(arrival), arrival.shape, arrival.dtype, rows, self.rule.feedback)
                 if recording.belongs(arrival, index)
                 else None
-                for arrival in recording.arrivals[: output.before]
-            )
-            project = self._project([layout for layout in layouts if layout], sum(sizes), output.tensors[0])
-            made.append(Delivery(self.rule, prod(rows), sizes, layouts, project))
+                for arrival in arrivals
+            ]
+            wanted = tuple(layout for layout, arrival in zip(matched, arrivals, strict=True) if arrival.trains)
+            project = self._project([layout for layout in matched if layout], wanted, sum(sizes), output.tensors[0])
+            made.append(Delivery(self.rule, prod(rows), sizes, wanted, project))
         return made
 
-    def _project(self, layouts: list[Layout], width: int, facts: Facts) -> Projection:
-        sites = tuple(layout.site for layout in layouts)
+    def _project(self, layouts: list[Layout], wanted: Sequence[Layout | None], width: int, facts: Facts) -> Projection:
+        sites = tuple(layout.site for layout in wanted if layout)
         if not sites:
             return lambda error: []
-        make = partial(self.rule.feedback.projection, self.rule.seed, sites, width, facts.dtype, facts.device)
+        widest = self.widest(layouts)
+        make = partial(self.rule.feedback.projection, self.rule.seed, sites, widest, width, facts.dtype, facts.device)
         if torch.compiler.is_compiling():
             return make()
         self._remember(layouts, width)
-        key = (sites, width, facts.dtype, facts.device)
+        self.silent = {layout.site.key for layout in layouts} - {site.key for site in sites}
+        key = (sites, widest, width, facts.dtype, facts.device)
         if key not in self._projections:
             self._projections[key] = make()
         return self._projections[key]

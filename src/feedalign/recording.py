@@ -23,6 +23,8 @@ class Arrival(NamedTuple):
     """How often the point had run before in this forward pass."""
     own: bool
     """Whether every call is a point of its own: a module without parameters, used in several places."""
+    trains: bool
+    """Whether there is anything to train below it. If not it gets no signal, but it is still one of the points."""
     shape: torch.Size
     dtype: torch.dtype
 
@@ -48,9 +50,7 @@ class Recording:
 
     arrivals: list[Arrival] = field(default_factory=list)
     tensors: list[Tensor] = field(default_factory=list)
-    """The uncut outputs of the points, one an arrival. Dropped when the forward pass ends."""
-    visits: int = 0
-    """How many points ran, those with nothing to train below them included."""
+    """The uncut outputs of the points that train, in order. Dropped when the forward pass ends."""
     calls: dict[str, int] = field(default_factory=dict)
     outputs: list[Output] = field(default_factory=list)
     nodes: set[Any] = field(default_factory=set)
@@ -63,9 +63,23 @@ class Recording:
     def add(self, point: str, own: bool, tensor: Tensor) -> None:
         """Record that ``tensor`` left ``point``."""
         call = self.calls.get(point, 0)
-        self.arrivals.append(Arrival(point, call, own, tensor.shape, tensor.dtype))
-        self.tensors.append(tensor)
+        self.arrivals.append(Arrival(point, call, own, tensor.requires_grad, tensor.shape, tensor.dtype))
+        if tensor.requires_grad:
+            self.tensors.append(tensor)
         self.calls[point] = call + 1
+
+    def trained(self) -> list[Arrival]:
+        """Return the arrivals that receive a signal."""
+        return [arrival for arrival in self.arrivals if arrival.trains]
+
+    def as_traced(self) -> Recording:
+        """Return a copy whose sizes are those of the tensors in the graph that is being traced.
+
+        ``torch.compile`` may trace a model's forward and this library's hooks one after the other; sizes noted in
+        the first graph, which vary with the batch, are not known to the second.
+        """
+        sized = [arrival._replace(shape=t.shape) for arrival, t in zip(self.arrivals, self.tensors, strict=True)]
+        return Recording(arrivals=sized, calls=self.calls, outputs=self.outputs)
 
     def calls_per_output(self, point: str) -> int:
         """Return how many calls of a point belong to one run of the output."""
@@ -93,6 +107,8 @@ class Recording:
         """
         runs = len(self.outputs)
         for position, arrival in enumerate(self.arrivals):
+            if not arrival.trains:
+                continue
             calls = self.calls[arrival.point]
             if calls > 1 and calls % runs:
                 raise SignalError(

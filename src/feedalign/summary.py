@@ -38,10 +38,13 @@ def _rows(attachment: Attachment, tap: str) -> list[tuple[str, ...]]:
     assert isinstance(attachment.rule, BroadcastRule)
     feedback_of = attachment.rule.feedback
     layouts = list(planner.layouts.values())
-    factors = feedback_of.factors([layout.site for layout in layouts])
+    factors = [feedback_of.factor(layout.site, planner.widest()) for layout in layouts]
     family = type(feedback_of).__name__.lower()
     rows: list[tuple[str, ...]] = []
     for layout, factor in zip(layouts, factors, strict=True):
+        if layout.site.key in planner.silent:
+            rows.append((layout.site.key, str(list(layout.shape)), "no signal: frozen below, or cut inside", tap))
+            continue
         how = ", shared" if feedback_of.shared else ""
         repeated = ", repeated over positions" if layout.view != layout.shape else ""
         text = f"{family} [{planner.error_width}, {layout.site.columns}] x {factor:.3g}{how}{repeated}"
@@ -49,7 +52,7 @@ def _rows(attachment: Attachment, tap: str) -> list[tuple[str, ...]]:
     ran = {layout.site.key.split("#")[0] for layout in layouts}
     for point in attachment.points:
         if not any(name == str(point) or name.startswith(f"{point}[") for name in ran):
-            rows.append((str(point), "has not run, or has nothing to train below", "no signal", tap))
+            rows.append((str(point), "has not run", "no signal", tap))
     return rows
 
 

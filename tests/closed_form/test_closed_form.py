@@ -6,11 +6,11 @@ Letters: e error [N, C], B_i feedback [C, D_i], s_i = e B_i signal, a_i pre-acti
 import numpy as np
 import pytest
 import torch
-from closed_form.numbers import Array, array, shared_uniform, softmax
 from torch import nn
 from torch.nn import functional as F
 
 import feedalign as fa
+from closed_form.numbers import Array, array, shared_uniform, softmax
 
 
 @pytest.fixture(autouse=True)
@@ -104,9 +104,7 @@ def test_convolution_with_feedback_repeated_over_positions() -> None:
     (B,) = shared_uniform(2, 3, [4])
     per_channel = B * np.sqrt(4) / np.sqrt(36)  # scaled by the whole width, so that the norm is that of "flatten"
     s = (np.ones((5, 3)) @ per_channel)[:, :, None, None] * np.ones((5, 4, 3, 3))
-    np.testing.assert_allclose(
-        array(conv.weight.grad)[:, :, 0, 0], np.einsum("noij,ncij->oc", s, array(x)), rtol=1e-10
-    )
+    np.testing.assert_allclose(array(conv.weight.grad)[:, :, 0, 0], np.einsum("noij,ncij->oc", s, array(x)), rtol=1e-10)
 
 
 def test_lstm_cell_reused_in_time() -> None:

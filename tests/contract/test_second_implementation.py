@@ -8,13 +8,13 @@ from collections import defaultdict
 
 import pytest
 import torch
-from contract.rules import RULES
-from contract.test_promises import CLOSE, attached
 from torch import Tensor, nn
-from zoo import ZOO, Exhibit, assert_same, batch, build, gradients, run
 
 import feedalign as fa
+from contract.rules import RULES
+from contract.test_promises import CLOSE, attached
 from feedalign.tree import flatten, is_floating
+from zoo import ZOO, Exhibit, assert_same, batch, build, gradients, run
 
 BROADCAST = [name for name, make in RULES.items() if isinstance(make(), fa.BroadcastRule)]
 # Here a signal is wanted per call of the model's parts, in pairs or per use, which this loop does not sort out.

@@ -6,7 +6,7 @@ of a point's matrix.
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -76,29 +76,30 @@ class Feedback(ABC):
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         return self.draw(rows, columns, generator)
 
-    def factors(self, sites: Sequence[Site]) -> list[float]:
-        """Return what each site's numbers are multiplied by: ``gain`` over the root of the width."""
-        widest = max(site.width for site in sites)
-        return [self.gain * (site.width if self.scale == "point" else widest) ** -0.5 for site in sites]
+    def factor(self, site: Site, widest: Site) -> float:
+        """Return what a site's numbers are multiplied by: ``gain`` over the root of the width."""
+        return self.gain * (site.width if self.scale == "point" else widest.width) ** -0.5
 
     def projection(
-        self, seed: int, sites: tuple[Site, ...], rows: int, dtype: torch.dtype, device: torch.device
+        self, seed: int, sites: tuple[Site, ...], widest: Site, rows: int, dtype: torch.dtype, device: torch.device
     ) -> Projection:
         """Return the function that maps an error ``[N, C]`` to one signal ``[N, D_i]`` per site.
 
         Args:
             seed: Seed of the rule.
             sites: The points, in the order in which signals are wanted. A key may occur several times.
+            widest: The most columns and the largest width among all points, those that want no signal included.
             rows: ``C``, the width of the error.
             dtype: Type of the error.
             device: Device of the error.
         """
-        factors = self.factors(sites)
+        factors = [self.factor(site, widest) for site in sites]
         if not self.shared:
             return self._separate(seed, sites, rows, factors, dtype, device)
-        widest = max(site.columns for site in sites)
         one_factor = len(set(factors)) == 1
-        matrix = dense(self, seed, (("shared", widest, factors[0] if one_factor else 1.0),), rows, dtype, device)
+        matrix = dense(
+            self, seed, (("shared", widest.columns, factors[0] if one_factor else 1.0),), rows, dtype, device
+        )
 
         def project(error: Tensor) -> list[Tensor]:
             product = error @ matrix
@@ -106,7 +107,7 @@ class Feedback(ABC):
             made: dict[tuple[int, float], Tensor] = {}
             for site, factor in zip(sites, factors, strict=True):
                 if (site.columns, factor) not in made:
-                    signal = product if site.columns == widest else product[:, : site.columns]
+                    signal = product if site.columns == widest.columns else product[:, : site.columns]
                     made[site.columns, factor] = signal if one_factor else signal * factor
             return [made[site.columns, factor] for site, factor in zip(sites, factors, strict=True)]
 
