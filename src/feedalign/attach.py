@@ -158,13 +158,13 @@ class Attachment:
                 f"{self._tap} expected at least one floating-point tensor, found {type(output).__name__}. Name "
                 f"the module whose output the loss is computed from. {candidates(self.model)}"
             )
-        if not self._proven and not torch.compiler.is_compiling():
-            self._check_cuts(tensors, recording)
         facts = tuple(Facts(tensor.shape, tensor.dtype, tensor.device) for tensor in tensors)
         recording.outputs.append(Output(facts, len(recording.arrivals)))
         if self._observation is not None:
             self._observation.outputs.append(tensors)
             return output
+        if not self._proven and not torch.compiler.is_compiling():
+            self._check_cuts(tensors, recording)
         spliced = splice(tensors, recording.tensors, self._puller(recording))
         for place, tensor in zip(places, spliced, strict=True):
             leaves[place] = tensor

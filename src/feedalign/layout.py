@@ -72,7 +72,8 @@ def match(key: str, shape: Sequence[int], dtype: torch.dtype, rows: tuple[int, .
             f"The error has {prod(rows)} rows (leading dimensions {rows}) and cannot be matched to point {key!r} of "
             f"shape {shape}: its leading dimensions hold no such number of rows. Choose points whose first "
             "dimensions are those of the output, name another output=, pick one tensor of a tuple with "
-            f"points={key.split('[')[0] + '[0]'!r}, or call feedalign.splice in your own forward, where pull can map the rows."
+            f"points={key.split('[')[0] + '[0]'!r}, or call feedalign.splice in your own forward, where pull can map "
+            "the rows."
         )
     features = shape[split:]
     if feedback.positions == "flatten" or len(features) < 2:

@@ -38,7 +38,7 @@ def select(model: nn.Module, points: Points) -> list[Point]:
         model: The model.
         points: One or several of
 
-            * a name or glob, ``"layers.2"``, ``"layers.*"``: ``*`` and ``?`` stay within one level, ``**`` spans any number;
+            * a name or glob, ``"layers.2"``, ``"layers.*"``: ``*`` and ``?`` stay within a level, ``**`` spans any;
             * a type, ``nn.ReLU``;
             * a predicate ``(name, module) -> bool``;
             * ``"macro"``: the output of every repeated block of a deep model;
