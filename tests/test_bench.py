@@ -138,7 +138,7 @@ def test_transformer_stands_for_both_placements() -> None:
 
 
 def test_an_unknown_case_is_answered_with_the_nearest() -> None:
-    with pytest.raises(ValueError, match="no bench case 'mlp-8x1025'. Did you mean 'mlp-8x1024'"):
+    with pytest.raises(ValueError, match=r"no bench case 'mlp-8x1025'\. Did you mean 'mlp-8x1024'"):
         StepConfig(cases=("mlp-8x1025",))
 
 

@@ -2,6 +2,7 @@ import gzip
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -51,23 +52,7 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    words = [
-        "train",
-        "vision",
-        "--epochs",
-        "1",
-        "--widths",
-        "16",
-        "--limit",
-        "200",
-        "--rule",
-        "dfa",
-        "bp",
-        "--seeds",
-        "2",
-        "--device",
-        "cpu",
-    ]
+    words = shlex.split("train vision --epochs 1 --widths 16 --limit 200 --rule dfa bp --seeds 2 --device cpu")
     assert main([*words, "--output", str(folder)]) == 0
     return folder
 
@@ -115,23 +100,7 @@ def test_unknown_words_end_in_two(command) -> None:
 
 
 def test_training_ends_with_table_report_and_next_steps(command, trained: Path) -> None:
-    words = [
-        "train",
-        "vision",
-        "--epochs",
-        "1",
-        "--widths",
-        "16",
-        "--limit",
-        "200",
-        "--rule",
-        "dfa",
-        "bp",
-        "--seeds",
-        "2",
-        "--device",
-        "cpu",
-    ]
+    words = shlex.split("train vision --epochs 1 --widths 16 --limit 200 --rule dfa bp --seeds 2 --device cpu")
     said = command(*words, "--output", trained)
     assert said.code == 0
     name = "digits-demo_limit-200_widths-16_epochs-1"
@@ -184,20 +153,7 @@ def test_mistakes_of_the_user_end_in_two(command, tmp_path: Path, words: str, me
 
 
 def test_a_loss_that_is_no_number_ends_in_one(command, tmp_path: Path) -> None:
-    words = [
-        "train",
-        "vision",
-        "--rule",
-        "bp",
-        "--epochs",
-        "1",
-        "--limit",
-        "200",
-        "--learning-rate",
-        "1e38",
-        "--device",
-        "cpu",
-    ]
+    words = shlex.split("train vision --rule bp --epochs 1 --limit 200 --learning-rate 1e38 --device cpu")
     said = command(*words, "--output", tmp_path)
     assert said.code == 1
     assert re.search(r"Expected a finite loss, found (nan|inf) at epoch 1 of 1, step \d+", one_line(said))
@@ -211,23 +167,9 @@ def test_an_unwritable_output_ends_in_two(command, tmp_path: Path) -> None:
     assert "Choose another output folder" in one_line(said)
 
 
-def test_ctrl_c_ends_in_130_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    words = [
-        *[
-            "train",
-            "vision",
-            "--rule",
-            "shallow",
-            "--epochs",
-            "100000",
-            "--limit",
-            "100",
-            "--device",
-            "cpu",
-            "--output",
-        ],
-        str(tmp_path),
-    ]
+def test_ctrl_c_ends_in_130_and_says_how_to_go_on(tmp_path: Path) -> None:
+    options = shlex.split("train vision --rule shallow --epochs 100000 --limit 100 --device cpu --output")
+    words = [*options, str(tmp_path)]
     process = subprocess.Popen(
         [sys.executable, "-m", "feedalign", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -412,7 +354,9 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("missing", ["tyro", "matplotlib", "sklearn"])
 def test_a_missing_extra_names_the_pip_command(missing: str) -> None:
-    done = run_python(f"import sys; sys.modules[{missing!r}] = None; from feedalign.cli import main; sys.exit(main(['demo', '--seeds', '0']))")  # fmt: skip
+    done = run_python(
+        f"import sys; sys.modules[{missing!r}] = None; from feedalign.cli import main; sys.exit(main(['demo']))"
+    )
     assert done.returncode == 2
     assert 'pip install "feedalign[vision]"' in done.stderr
     assert missing in done.stderr
@@ -431,7 +375,7 @@ def test_the_library_needs_no_extra() -> None:
 
 @pytest.mark.parametrize("kind", [Bars, Lines])
 def test_progress_shows_epoch_loss_and_accuracy(kind: type[Bars] | type[Lines]) -> None:
-    console = Console(force_terminal=kind is Bars, width=150, file=open(os.devnull, "w"), record=True)  # noqa: PTH123, SIM115
+    console = Console(force_terminal=kind is Bars, width=80, file=open(os.devnull, "w"), record=True)  # noqa: PTH123, SIM115
     progress = kind(console, runs=2)
     progress.message("Going on.")
     progress.start("digits-demo", "dfa", 3, epochs=2, steps=10)
@@ -444,6 +388,7 @@ def test_progress_shows_epoch_loss_and_accuracy(kind: type[Bars] | type[Lines]) 
     console.file.close()
     text = console.export_text()
     assert "Going on." in text
-    assert "[1/2] digits-demo dfa seed 3" in text
-    assert "87.5" in text
-    assert ("epoch 2/2, step 10/10, loss 0.250" if kind is Bars else "epoch 2/2, training loss 0.500") in text
+    assert "digits-demo" in text
+    assert "dfa seed 3" in text
+    expected = "epoch 2/2 step 10/10 loss 0.250 acc 87.5 %" if kind is Bars else "epoch 2/2, training loss 0.500"
+    assert expected in text

@@ -99,7 +99,7 @@ def test_names_cannot_break_out_of_the_page(digits_folder: Path, tmp_path: Path)
 
 
 def test_no_record_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match="found none. `feedalign demo` makes some"):
+    with pytest.raises(RecordError, match=r"found none\. `feedalign demo` makes some"):
         write_report(tmp_path, tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()
 

@@ -191,7 +191,7 @@ def test_results_block_is_renewed_and_checked(digits_folder: Path, tmp_path: Pat
 def test_a_document_without_markers_is_refused(digits_folder: Path, tmp_path: Path, text: str) -> None:
     document = tmp_path / "README.md"
     document.write_text(text, encoding="utf-8")
-    with pytest.raises(RecordError, match="once each in .*README.md, in this order"):
+    with pytest.raises(RecordError, match=r"once each in .*README\.md, in this order"):
         update(document, digits_folder)
     assert document.read_text(encoding="utf-8") == text
 

@@ -4,8 +4,9 @@ import time
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Column
 
 from feedalign.cli.console import say, standard_error
 from feedalign.experiments.progress import Progress
@@ -28,38 +29,41 @@ class Bars:
     """
 
     def __init__(self, console: Console, runs: int) -> None:
-        self.console, self.runs, self.begun = console, runs, 0
+        self.console, self.runs, self.begun, self.name = console, runs, 0, ""
         self.bars: RichProgress | None = None
         self.task = TaskID(0)
         self.steps, self.accuracy = 0, ""
 
     def start(self, name: str, rule: str, seed: int, epochs: int, steps: int) -> None:
-        """Draw a new bar."""
+        """Draw a new bar, under the name of the configuration where that is another one."""
         self.begun += 1
         self.steps, self.accuracy = steps, ""
+        if name != self.name:
+            self.name = name
+            say(self.console, name)
+        # Kept short: all of it stays on one line of an 80 column terminal.
         self.bars = RichProgress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[state]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[state]}", table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(compact=True),
             console=self.console,
+            expand=True,
         )
         self.bars.start()
-        title = f"[{self.begun}/{self.runs}] {name} {rule} seed {seed}"
-        self.task = self.bars.add_task(title.replace("[", r"\["), total=epochs * steps, state="", epochs=epochs)
+        title = rf"\[{self.begun}/{self.runs}] {rule} seed {seed}"
+        self.task = self.bars.add_task(title, total=epochs * steps, state="", epochs=epochs)
 
     def step(self, epoch: int, step: int, loss: float) -> None:
         """Move the bar."""
         if self.bars is not None:
             epochs = self.bars.tasks[0].fields["epochs"]
-            state = f"epoch {epoch}/{epochs}, step {step}/{self.steps}, loss {loss:.3f}{self.accuracy}"
+            state = f"epoch {epoch}/{epochs} step {step}/{self.steps} loss {loss:.3f}{self.accuracy}"
             self.bars.update(self.task, completed=(epoch - 1) * self.steps + step, state=state)
 
     def epoch(self, line: dict[str, Any]) -> None:
-        """Show the accuracy of the epoch from now on."""
-        self.accuracy = f", validation {100 * line['validation_accuracy']:.1f} %"
+        """Show the validation accuracy of the epoch from now on."""
+        self.accuracy = f" acc {100 * line['validation_accuracy']:.1f} %"
 
     def message(self, text: str) -> None:
         """Print a sentence above the bar."""
