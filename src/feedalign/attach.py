@@ -56,7 +56,7 @@ def attach(model: nn.Module, rule: Rule, points: Points = "auto", output: str | 
     """
     if not isinstance(rule, Rule):
         raise TypeError(f"rule expected a rule such as feedalign.DFA(seed=0), found {rule!r}.")
-    if isinstance(model, torch._dynamo.OptimizedModule):
+    if isinstance(model, torch._dynamo.OptimizedModule) or model._compiled_call_impl is not None:
         raise PointsError("The model is compiled already. Attach first: attach(model, ...), then torch.compile(model).")
     if any(isinstance(getattr(hook, "__self__", None), Attachment) for hook in model._forward_pre_hooks.values()):
         raise PointsError("The model has an attachment already. Call its remove() before attaching another rule.")
@@ -148,7 +148,7 @@ class Attachment:
 
     def _at_output(self, module: nn.Module, args: Any, output: Any) -> Any:
         recording = self._recording
-        if recording is None or not recording.tensors or not self.rule.delivers or not torch.is_grad_enabled():
+        if recording is None or not recording.tensors or not torch.is_grad_enabled():
             return None
         leaves, rebuild = flatten(output)
         places = [place for place, leaf in enumerate(leaves) if is_floating(leaf)]
@@ -238,7 +238,7 @@ class Attachment:
         for number, place in enumerate(places):
             if self._recording is not None and point.leaf in (None, number):
                 name = f"{point}[{number}]" if point.leaf is None and len(places) > 1 else str(point)
-                self._recording.add(name, own, leaves[place])
+                self._recording.add(name, own, leaves[place], self.rule.delivers)
             leaves[place] = self._sever(leaves[place])
         return rebuild(leaves)
 

@@ -60,11 +60,11 @@ class Recording:
     delivered: bool = False
     """Whether a backward pass has handed an error to the points of this forward pass."""
 
-    def add(self, point: str, own: bool, tensor: Tensor) -> None:
-        """Record that ``tensor`` left ``point``."""
-        call = self.calls.get(point, 0)
-        self.arrivals.append(Arrival(point, call, own, tensor.requires_grad, tensor.shape, tensor.dtype))
-        if tensor.requires_grad:
+    def add(self, point: str, own: bool, tensor: Tensor, delivers: bool) -> None:
+        """Record that ``tensor`` left ``point``, and the tensor itself if a signal will be delivered to it."""
+        call, trains = self.calls.get(point, 0), delivers and tensor.requires_grad
+        self.arrivals.append(Arrival(point, call, own, trains, tensor.shape, tensor.dtype))
+        if trains:
             self.tensors.append(tensor)
         self.calls[point] = call + 1
 
@@ -78,7 +78,8 @@ class Recording:
         ``torch.compile`` may trace a model's forward and this library's hooks one after the other; sizes noted in
         the first graph, which vary with the batch, are not known to the second.
         """
-        sized = [arrival._replace(shape=t.shape) for arrival, t in zip(self.arrivals, self.tensors, strict=True)]
+        tensors = iter(self.tensors)
+        sized = [a._replace(shape=next(tensors).shape) if a.trains else a for a in self.arrivals]
         return Recording(arrivals=sized, calls=self.calls, outputs=self.outputs)
 
     def calls_per_output(self, point: str) -> int:
