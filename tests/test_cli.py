@@ -11,10 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from feedalign.cli import main
 from feedalign.cli.progress import Bars, Lines
+from feedalign.cli.train import TrainVision, cpu_threads
 
 MODEL = """
 import torch
@@ -52,7 +54,9 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    words = shlex.split("train vision --epochs 1 --widths 16 --limit 200 --rule dfa bp --seeds 2 --device cpu")
+    words = shlex.split(
+        "train vision --epochs 1 --widths 16 --limit 200 --rule dfa bp --seeds 2 --device cpu --threads 1"
+    )
     assert main([*words, "--output", str(folder)]) == 0
     return folder
 
@@ -100,7 +104,9 @@ def test_unknown_words_end_in_two(command) -> None:
 
 
 def test_training_ends_with_table_report_and_next_steps(command, trained: Path) -> None:
-    words = shlex.split("train vision --epochs 1 --widths 16 --limit 200 --rule dfa bp --seeds 2 --device cpu")
+    words = shlex.split(
+        "train vision --epochs 1 --widths 16 --limit 200 --rule dfa bp --seeds 2 --device cpu --threads 1"
+    )
     said = command(*words, "--output", trained)
     assert said.code == 0
     name = "digits-demo_limit-200_widths-16_epochs-1"
@@ -125,11 +131,17 @@ def test_the_options_reach_the_run(trained: Path) -> None:
     assert record["config"]["epochs"] == 1
     assert record["config"]["model"]["widths"] == [16]
     assert record["data"]["train"] == 200
+    assert record["threads"] == 1
+
+
+def test_the_number_of_threads_is_put_back() -> None:
+    before = torch.get_num_threads()
+    with cpu_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
 
 
 def test_an_option_with_the_presets_value_changes_nothing(command, tmp_path: Path) -> None:
-    from feedalign.cli.train import TrainVision
-
     assert TrainVision(preset="launay-mnist", epochs=15, data="mnist").name == "launay-mnist"
     assert TrainVision(data="mnist", learning_rate=0.1).name == "launay-mnist_learning-rate-0.1"
     assert TrainVision(data="cifar10").preset_name == "cifar10-cnn"
@@ -143,6 +155,7 @@ def test_an_option_with_the_presets_value_changes_nothing(command, tmp_path: Pat
         ("--preset launy-mnist", "There is no preset 'launy-mnist'. Did you mean 'launay-mnist'?"),
         ("--rule dfa --points layers.relu7", "No module matches points="),
         ("--seeds 0", "Expected at least one rule and one seed, found 3 rules and 0 seeds."),
+        ("--threads 0", "Expected at least one thread, found 0."),
         ("--learning-rate -1", "Expected a learning rate above 0, found -1.0."),
     ],
 )
@@ -168,7 +181,7 @@ def test_an_unwritable_output_ends_in_two(command, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_in_130_and_says_how_to_go_on(tmp_path: Path) -> None:
-    options = shlex.split("train vision --rule shallow --epochs 100000 --limit 100 --device cpu --output")
+    options = shlex.split("train vision --rule shallow --epochs 100000 --limit 100 --device cpu --threads 1 --output")
     words = [*options, str(tmp_path)]
     process = subprocess.Popen(
         [sys.executable, "-m", "feedalign", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from feedalign.cli.train import cpu_threads
 from feedalign.experiments.records import Run, load_all
 from feedalign.experiments.vision import preset, sweep
 
@@ -18,7 +19,8 @@ def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for rule in ("bp", "dfa", "shallow")
         for seed in (0, 1)
     ]
-    sweep(configs, folder)
+    with cpu_threads(1):
+        sweep(configs, folder)
     return folder
 
 

@@ -28,7 +28,8 @@ class Demo:
         """Train, print the table, write the report, and say what to try next."""
         say(standard_error(), WHAT)
         began = time.monotonic()
-        TrainVision(preset="digits-demo", seeds=self.seeds, output=self.output, device="cpu").train()
+        # Layers this small gain nothing from a second thread, and wait for it when the machine is busy.
+        TrainVision(preset="digits-demo", seeds=self.seeds, output=self.output, device="cpu", threads=1).train()
         console = standard_output()
         report(self.output)
         say(console, f"Time: {time.monotonic() - began:.0f} s\n\nNext:")
