@@ -92,6 +92,7 @@ class Attachment:
         self._proven = False  # that an error arrives at all; asked until it has
         self._recording: Recording | None = None
         self._observation: Observation | None = None
+        self._cuts: list[RemovableHandle] = []  # the hooks at the points' outputs, which are also among all
         self._hooks = self._install() if rule.cuts else []
 
     def _install(self) -> list[RemovableHandle]:
@@ -101,12 +102,12 @@ class Attachment:
             if point.at_input:
                 hooks.append(module.register_forward_pre_hook(partial(self._at_input, point)))
             else:
-                hooks.append(module.register_forward_hook(partial(self._at_point, point)))
+                self._cuts.append(module.register_forward_hook(partial(self._at_point, point)))
         if self.output is not None:
             hooks.append(self.model.get_submodule(self.output).register_forward_hook(self._at_output))
         hooks.append(self.model.register_forward_hook(self._finish))
         # Also after a forward pass that raised, so that it leaves no points behind.
-        return [*hooks, self.model.register_forward_hook(self._clear, always_call=True)]
+        return [*hooks, *self._cuts, self.model.register_forward_hook(self._clear, always_call=True)]
 
     @contextmanager
     def off(self) -> Iterator[None]:
@@ -121,7 +122,7 @@ class Attachment:
         """Take every hook off the model, which is then bitwise what it was. Removing twice does no harm."""
         for hook in self._hooks:
             hook.remove()
-        self._hooks, self._on = [], False
+        self._hooks, self._cuts, self._on = [], [], False
 
     def __repr__(self) -> str:
         return summary(self)
@@ -133,6 +134,15 @@ class Attachment:
 
     def _start(self, module: nn.Module, args: Any) -> None:
         self._recording = Recording() if self._on and torch.is_grad_enabled() else None
+        if not torch.compiler.is_compiling():
+            self._cut_last()
+
+    def _cut_last(self) -> None:
+        """Let hooks that were added later see the uncut tensor: FSDP2's gather parameters when its gradient comes."""
+        for hook in self._cuts:
+            hooks = hook.hooks_dict_ref()
+            if hooks and next(reversed(hooks)) != hook.id:
+                hooks.move_to_end(hook.id)
 
     def _at_point(self, point: Point, module: nn.Module, args: Any, output: Any) -> Any:
         # A module without parameters that is used in several places is a point in each of them.

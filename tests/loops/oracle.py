@@ -1,6 +1,7 @@
 """Direct Feedback Alignment by hand: block by block, with nothing of the library but the matrices."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -36,10 +37,7 @@ def chain(seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Sequential:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         widths = [6, 12, 9, 9]
-        blocks = [
-            nn.Sequential(nn.Linear(a, b), nn.Tanh(), nn.Linear(b, b), nn.ReLU())
-            for a, b in zip(widths, widths[1:], strict=False)
-        ]
+        blocks = [nn.Sequential(nn.Linear(a, b), nn.Tanh(), nn.Linear(b, b), nn.ReLU()) for a, b in pairwise(widths)]
         return nn.Sequential(*blocks, nn.Linear(9, 4)).to(dtype)
 
 

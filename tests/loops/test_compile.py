@@ -3,9 +3,9 @@
 import pytest
 import torch
 from torch import nn
-from zoo import ZOO, Exhibit, assert_same, batch, build, collect, gradients, run
 
 import feedalign as fa
+from zoo import ZOO, Exhibit, assert_same, batch, build, collect, gradients, run
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}  # float64, sums in another order
 NAMES = [
@@ -152,5 +152,5 @@ def test_a_compiled_model_is_refused() -> None:
 
 def test_an_output_that_runs_twice_is_refused() -> None:
     model, _ = attached(EXHIBITS["siamese"], fa.DFA(seed=1))
-    with pytest.raises(Exception, match="Under torch.compile The output 'head' may run once per forward pass"):
+    with pytest.raises(Exception, match=r"Under torch\.compile The output 'head' may run once per forward pass"):
         run(compiled(model), batch(EXHIBITS["siamese"]))
