@@ -76,10 +76,12 @@ def assert_same(folder, uninterrupted):
 SCRIPT = """
 import os, signal, sys, threading
 from pathlib import Path
+import torch
 from test_checkpoint import CONFIG, At
 from feedalign.experiments.vision import run
 
-folder, step, delay, checkpoint_seconds = sys.argv[1:]
+folder, step, delay, checkpoint_seconds, threads = sys.argv[1:]
+torch.set_num_threads(int(threads))
 kill = threading.Timer(float(delay), os.kill, (os.getpid(), signal.SIGKILL))
 run(CONFIG, Path(folder), progress=At(int(step), kill.start), checkpoint_seconds=float(checkpoint_seconds))
 """
@@ -94,14 +96,16 @@ run(CONFIG, Path(folder), progress=At(int(step), kill.start), checkpoint_seconds
     ],
 )
 def test_killed_run_ends_with_the_same_bits(step, delay, checkpoint_seconds, uninterrupted, tmp_path):
-    arguments = [sys.executable, "-c", SCRIPT, *map(str, (tmp_path, step, delay, checkpoint_seconds))]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    options = (tmp_path, step, delay, checkpoint_seconds, torch.get_num_threads())
+    arguments = [sys.executable, "-c", SCRIPT, *map(str, options)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     process = subprocess.run(arguments, env=environment, check=False)
     assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / records.RECORD).exists()
     progress = At(-1, None)
     run(CONFIG, tmp_path, progress=progress, keep_checkpoint=True)
-    assert progress.messages[0].startswith("Going on from epoch ")
+    (message,) = progress.messages
+    assert message.startswith("Going on from epoch ")
     assert_same(tmp_path, uninterrupted)
 
 
@@ -153,6 +157,18 @@ def test_checkpoint_of_another_configuration_says_what_differs(tmp_path):
     assert "seed: 0, not 1" in message
     assert "optimiser.learning_rate: 0.05, not 0.5" in message
     assert "Choose another output folder" in message
+
+
+def test_resuming_with_other_threads_is_told(tmp_path):
+    stopped(tmp_path)
+    threads = torch.get_num_threads()
+    progress = At(-1, None)
+    try:
+        torch.set_num_threads(threads + 1)
+        run(CONFIG, tmp_path, progress=progress)
+    finally:
+        torch.set_num_threads(threads)
+    assert f"the last bits may come out differently: threads: {threads}, not {threads + 1}" in progress.messages[1]
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda _: b"", lambda _: b"not one"])

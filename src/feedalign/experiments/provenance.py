@@ -19,7 +19,7 @@ def provenance(device: str) -> dict[str, Any]:
     return {
         "versions": {
             "feedalign": version("feedalign"),
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),  # a subclass of str, which a safe checkpoint cannot hold
             "python": platform.python_version(),
             "numpy": version("numpy"),
         },

@@ -65,7 +65,8 @@ def run(
     """Train and evaluate one configuration; write ``record.json`` and ``curve.jsonl`` into ``directory``.
 
     A run that is finished is returned as it is. One that was stopped or killed goes on from its checkpoint, to
-    the same weights and curve, bit for bit on one machine, as if nothing had happened.
+    the same weights and curve, bit for bit, as if nothing had happened. (With other versions, another device or
+    another number of threads the last bits may differ; ``progress`` is told so.)
 
     Args:
         config: What to run.
@@ -91,7 +92,6 @@ def run(
     training = Training(config, read(config.data), directory, progress)
     if training.checkpoint_file.exists():
         training.restore()
-        progress.message(f"Going on from {training.position}: {training.checkpoint_file}")
     records.write_curve(directory / records.CURVE, training.curve)
     progress.start(config.name, config.rule, config.seed, config.epochs, training.steps)
     try:

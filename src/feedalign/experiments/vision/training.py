@@ -47,6 +47,7 @@ class Training:
         self.accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=config.precision)
         if self.accelerator.num_processes > 1:
             raise ExperimentError("Expected one process, found several. Start this experiment without a launcher.")
+        self.provenance = provenance(str(self.accelerator.device))
         self.data = _on_device(data, self.accelerator.device)
         set_seed(config.seed)
         self.network = config.model.build(data.shape, data.classes)
@@ -184,6 +185,7 @@ class Training:
             "curve": self.curve,
             "started": self.started,
             "wall_seconds": self.wall_seconds,
+            "provenance": self.provenance,
         }
         checkpoint.save(self.checkpoint_file, self.config, self.parts, progress)
 
@@ -197,6 +199,12 @@ class Training:
         self.epoch, self.step, self.order = progress["epoch"], progress["step"], progress["order"]
         self.seconds, self.curve, self.started = progress["seconds"], progress["curve"], progress["started"]
         self.before, self.began = progress["wall_seconds"], time.perf_counter()
+        self.progress.message(f"Going on from {self.position}: {self.checkpoint_file}")
+        if different := records.differences(progress["provenance"], self.provenance):
+            self.progress.message(
+                "The checkpoint was written elsewhere, so the last bits may come out differently: "
+                + "; ".join(different)
+            )
 
     def finish(self) -> Record:
         """Write the record, and the embedding where one is wanted."""
@@ -209,7 +217,7 @@ class Training:
             rule=config.rule,
             seed=config.seed,
             config=records.describe(config),
-            **provenance(str(self.accelerator.device)),
+            **self.provenance,
             started=self.started,
             wall_seconds=self.wall_seconds,
             peak_memory_bytes=peak_memory_bytes(self.accelerator.device),
