@@ -86,6 +86,26 @@ def test_numbers_are_the_same_in_another_process() -> None:
     assert found == [family().matrix(3, "layers.0", 4, 6).double().sum().item().hex() for family in FAMILIES]
 
 
+@pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+def test_numbers_and_gradients_are_the_same_on_every_device(device: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+    x = torch.randn(5, 4, dtype=torch.float64)
+    fa.attach(model, fa.DFA(seed=2))
+    model(x).sum().backward()
+    expected = model[0].weight.grad.clone()
+    model.zero_grad()
+    model.to(device)(x.to(device)).sum().backward()
+    torch.testing.assert_close(model[0].weight.grad.cpu(), expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_default_device_draws_the_same_numbers(family: type[fa.Feedback]) -> None:
+    with torch.device("meta"):
+        found = family().matrix(2, "shared", 3, 6)
+    assert torch.equal(found, family().matrix(2, "shared", 3, 6))
+
+
 def test_numbers_are_pinned() -> None:
     """A release that drew other numbers would silently change every trained model's feedback."""
     row = fa.Uniform().matrix(0, "shared", 2, 3)[0]

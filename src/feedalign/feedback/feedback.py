@@ -73,8 +73,9 @@ class Feedback(ABC):
         """Return the unscaled matrix ``[rows, columns]`` that belongs to (seed, key, shape), on the CPU."""
         digest = hashlib.sha256(f"{seed}/{key}/{rows}x{columns}".encode()).digest()
         # 63 bits: what torch.Generator takes on every platform.
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        return self.draw(rows, columns, generator)
+        generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        with torch.device("cpu"):  # whatever the user's default device is
+            return self.draw(rows, columns, generator)
 
     def factor(self, site: Site, widest: Site) -> float:
         """Return what a site's numbers are multiplied by: ``gain`` over the root of the width."""

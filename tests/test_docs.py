@@ -1,0 +1,76 @@
+"""The documentation runs, and says what is so."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import feedalign as fa
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+def test_the_tutorial_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs/tutorials/first-steps.md").read_text()
+    program = "\n".join(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL))
+    exec(compile(program, "first-steps.md", "exec"), {})
+    printed = capsys.readouterr().out
+    shown = re.findall(r"```text\n(.*?)```", page, flags=re.DOTALL)
+    assert len(shown) == 2
+    for block in shown:
+        assert all(line.rstrip() in printed for line in block.splitlines())
+
+
+def test_the_rule_of_the_rules_page_runs() -> None:
+    page = (ROOT / "docs/rules.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
+    scope = {"model": model, "__name__": "page"}
+    exec(compile(program, "rules.md", "exec"), scope)
+    model(torch.randn(5, 4)).sum().backward()
+    assert scope["handle"].last.signals["1"] > 0
+
+
+def test_every_rule_has_a_row() -> None:
+    page = (ROOT / "docs/rules.md").read_text()
+    from feedalign.rules import RULES
+
+    for name, entry in RULES.items():
+        assert f"| `{entry.rule.__name__}` (`" in page, name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_public_names_exist_and_are_documented() -> None:
+    assert sorted(fa.__all__) == sorted(set(fa.__all__))
+    for name in fa.__all__:
+        value = getattr(fa, name)
+        assert isinstance(value, str) or (value.__doc__ and len(value.__doc__) > 40), name
+
+
+def test_the_library_needs_torch_alone_and_never_its_experiments() -> None:
+    source = ROOT / "src/feedalign"
+    library = [*source.glob("*.py"), *(source / "rules").glob("*.py"), *(source / "feedback").glob("*.py")]
+    allowed = set(sys.stdlib_module_names) | {"torch", "feedalign"}
+    for file in library:
+        if file.name == "__main__.py":
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                assert name.split(".")[0] in allowed, f"{file.name} imports {name}"
+                assert not name.startswith(("feedalign.experiments", "feedalign.bench", "feedalign.cli")), file.name
+    program = "import sys, feedalign; print([m for m in sys.modules if m.startswith('feedalign.')])"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert not re.search(r"feedalign\.(experiments|bench|cli)", found)
