@@ -1,0 +1,74 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from feedalign.cli import main
+
+MODEL = """
+import torch
+from torch import nn
+
+def build():
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 30), nn.ReLU(), nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 10))
+
+def tokens():
+    return nn.Sequential(nn.Embedding(50, 8), nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 50))
+
+def number():
+    return 3
+"""
+
+
+@pytest.fixture
+def model_file(tmp_path: Path) -> Path:
+    file = tmp_path / "model.py"
+    file.write_text(MODEL, encoding="utf-8")
+    return file
+
+
+def test_inspect_shows_points_with_shapes(command, model_file: Path) -> None:
+    said = command("inspect", f"{model_file}:build", "--shape", "4,1,28,28")
+    assert said.code == 0
+    assert re.search(r"^2 +\[4, 30\] +uniform \[10, 30\]", said.out, flags=re.MULTILINE)
+    assert re.search(r"^4 +\[4, 20\] +uniform \[10, 20\]", said.out, flags=re.MULTILINE)
+
+
+def test_inspect_takes_tokens_and_other_points(command, model_file: Path) -> None:
+    said = command("inspect", f"{model_file}:tokens", "--shape", "2,7", "--integers", "50", "--points", "1")
+    assert said.code == 0
+    assert re.search(r"^1 +\[2, 7, 6\] +uniform \[50, 6\]", said.out, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("target", "words", "message"),
+    [
+        ("build", "", "Expected FILE:FACTORY, found 'build'."),
+        ("nowhere.py:build", "", "Expected a Python file, found none at nowhere.py."),
+        ("{file}:biuld", "", "has no function or class 'biuld'. Did you mean 'build'?"),
+        ("{file}:number", "", "to return an nn.Module, found int."),
+        ("{file}:build", "--shape 1,x", "Expected a shape such as 1,1,28,28 (whole numbers above 0), found '1,x'."),
+        ("{file}:build", "--shape 1,3,32,32", "Sequential refused an input of shape (1, 3, 32, 32)"),
+        ("{file}:tokens", "--shape 2,7", "for tokens add --integers VOCABULARY"),
+        ("{file}:build", "--points layer9", "No module matches points="),
+        ("{file}:build", "--rule pfa", "There is no rule 'pfa'. Did you mean"),
+    ],
+)
+def test_inspect_says_what_it_expected(command, model_file: Path, target: str, words: str, message: str) -> None:
+    said = command("inspect", target.replace("{file}", str(model_file)), *words.split())
+    assert said.code == 2
+    assert message in said.message
+
+
+def test_a_fault_in_the_users_file_is_not_called_a_missing_extra(command, tmp_path: Path) -> None:
+    (tmp_path / "m.py").write_text("import nonexistent_package_of_mine", encoding="utf-8")
+    said = command("inspect", f"{tmp_path / 'm.py'}:build")
+    assert said.code == 1
+    assert "Unexpected ModuleNotFoundError: No module named 'nonexistent_package_of_mine'" in said.message
+    assert "FEEDALIGN_TRACEBACK=1" in said.err
+
+
+def test_a_traceback_is_there_for_who_asks(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEEDALIGN_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="There is no rule 'pfa'"):
+        main(["inspect", f"{model_file}:build", "--rule", "pfa"])

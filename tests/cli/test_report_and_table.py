@@ -1,0 +1,27 @@
+from pathlib import Path
+
+
+def test_report_goes_where_it_is_told(command, trained: Path, tmp_path: Path) -> None:
+    said = command("report", trained, "--output", tmp_path / "mine.html")
+    assert said.code == 0
+    assert said.out == f"Report: {tmp_path / 'mine.html'}\n"
+    assert (tmp_path / "mine.html").stat().st_size > 10_000
+
+
+def test_a_report_on_nothing_ends_in_two(command, tmp_path: Path) -> None:
+    assert "Expected a folder with records, found none" in command("report", tmp_path / "nowhere").message
+    said = command("report", tmp_path)
+    assert said.code == 2
+    assert "Expected at least one record.json" in said.message
+
+
+def test_tables_are_written_into_documents_and_checked(command, trained: Path, tmp_path: Path) -> None:
+    document = tmp_path / "page.md"
+    document.write_text("<!-- results:begin -->\n<!-- results:end -->\n", encoding="utf-8")
+    stale = command("table", trained, "--write", document, "--check")
+    assert stale.code == 2
+    assert "Not up to date" in stale.message
+    assert command("table", trained, "--write", document).out == f"{document}: renewed\n"
+    assert "| DFA | 2 |" in document.read_text(encoding="utf-8")
+    assert command("table", trained, "--write", document, "--check").out == f"{document}: up to date\n"
+    assert "backprop" in command("table", trained).out
