@@ -20,7 +20,7 @@ from feedalign.rules import BroadcastRule, Rule
 from feedalign.splice import Pull, splice
 from feedalign.summary import summary
 from feedalign.tree import flatten, is_floating
-from feedalign.watch import in_backward, watch
+from feedalign.watch import in_backward, in_transform, watch
 
 
 class Last(NamedTuple):
@@ -78,7 +78,8 @@ class Attachment:
         rule: The rule.
         points: Where the backward pass is cut.
         output: The module whose output carries the error; ``None`` means what the model returns.
-        last: Norms of the last backward pass's error and signals. Not recorded under ``torch.compile``.
+        last: Norms of the last backward pass's error and signals. Not recorded under ``torch.compile``, nor
+            inside of ``torch.func``.
     """
 
     def __init__(self, model: nn.Module, rule: Rule, points: list[Point], output: str | None) -> None:
@@ -145,9 +146,13 @@ class Attachment:
                 hooks.move_to_end(hook.id)
 
     def _at_point(self, point: Point, module: nn.Module, args: Any, output: Any) -> Any:
+        if not self._cuts_now(point):
+            return None
+        if not self._proven and self._recording is not None:
+            self._check_graph(point, module, output)
         # A module without parameters that is used in several places is a point in each of them.
         own = next(module.parameters(), None) is None
-        return self._cut(point, output, own) if self._cuts_now(point) else None
+        return self._cut(point, output, own)
 
     def _at_input(self, point: Point, module: nn.Module, args: tuple[Any, ...]) -> Any:
         if not self._cuts_now(point):
@@ -252,6 +257,19 @@ class Attachment:
             leaves[place] = self._sever(leaves[place])
         return rebuild(leaves)
 
+    def _check_graph(self, point: Point, module: nn.Module, output: Any) -> None:
+        """Raise if a point has parameters to train and yet returns nothing that a signal could flow into."""
+        graph = any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in flatten(output)[0])
+        trainable = any(parameter.requires_grad for parameter in module.parameters())
+        # A point whose last step is a point itself returns a tensor that is cut already.
+        nested = any(other.module.startswith(f"{point.module}.") for other in self.points)
+        if self.rule.delivers and trainable and not graph and not nested:
+            raise SignalError(
+                f"Point '{point}' has parameters to train and returned no tensor with a graph, so no signal could "
+                "reach them. With activation checkpointing, write use_reentrant=False; if it runs under "
+                "torch.no_grad(), freeze it with requires_grad_(False)."
+            )
+
     def _sever(self, tensor: Tensor) -> Tensor:
         return tensor.detach() if self._observation is None else self._observation.sever(tensor)
 
@@ -302,5 +320,6 @@ class Attachment:
         error = delivery.error(gradients)
         signals = delivery.signals(error)
         recording.delivered = self._proven = True
-        self.last = Last(torch.linalg.vector_norm(error.detach()), delivery.norms(signals))
+        if not in_transform():  # whose tensors mean nothing outside of it
+            self.last = Last(torch.linalg.vector_norm(error.detach()), delivery.norms(signals))
         return delivery.shaped(signals)

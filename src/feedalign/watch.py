@@ -13,6 +13,11 @@ def in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
+def in_transform() -> bool:
+    """Return whether this runs inside ``torch.func.grad``, ``vmap`` and the like, on tensors of that transform."""
+    return torch._C._functorch.maybe_current_level() is not None
+
+
 def watch(returned: Iterable[Tensor], expected: set[Node], check: Callable[[], None]) -> None:
     """Call ``check`` at the end of a backward pass that leaves the model by another way than it should.
 
