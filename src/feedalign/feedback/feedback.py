@@ -97,20 +97,20 @@ class Feedback(ABC):
         factors = [self.factor(site, widest) for site in sites]
         if not self.shared:
             return self._separate(seed, sites, rows, factors, dtype, device)
-        one_factor = len(set(factors)) == 1
-        matrix = dense(
-            self, seed, (("shared", widest.columns, factors[0] if one_factor else 1.0),), rows, dtype, device
-        )
+        # The widest point's factor is in the matrix, so that the largest signal is the product itself, uncopied.
+        largest = self.factor(widest, widest)
+        matrix = dense(self, seed, (("shared", widest.columns, largest),), rows, dtype, device)
+        ratios = [factor / largest for factor in factors]
 
         def project(error: Tensor) -> list[Tensor]:
             product = error @ matrix
-            # Points of one width receive the very same tensor, with no copy.
+            # Points of one width receive the very same tensor.
             made: dict[tuple[int, float], Tensor] = {}
-            for site, factor in zip(sites, factors, strict=True):
-                if (site.columns, factor) not in made:
+            for site, ratio in zip(sites, ratios, strict=True):
+                if (site.columns, ratio) not in made:
                     signal = product if site.columns == widest.columns else product[:, : site.columns]
-                    made[site.columns, factor] = signal if one_factor else signal * factor
-            return [made[site.columns, factor] for site, factor in zip(sites, factors, strict=True)]
+                    made[site.columns, ratio] = signal if ratio == 1 else signal * ratio
+            return [made[site.columns, ratio] for site, ratio in zip(sites, ratios, strict=True)]
 
         return project
 
