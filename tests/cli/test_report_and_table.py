@@ -8,6 +8,15 @@ def test_report_goes_where_it_is_told(command, trained: Path, tmp_path: Path) ->
     assert (tmp_path / "mine.html").stat().st_size > 10_000
 
 
+def test_pictures_for_pages(command, trained: Path, tmp_path: Path) -> None:
+    said = command("report", trained, "--output", tmp_path / "mine.html", "--pictures", tmp_path / "images")
+    assert said.code == 0
+    pictures = sorted((tmp_path / "images").iterdir())
+    assert {picture.name.rsplit("-", 1)[-1] for picture in pictures} >= {"curves.png", "alignment.png"}
+    assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
+    assert all(f"Picture: {picture}" in said.out for picture in pictures)
+
+
 def test_a_report_on_nothing_ends_in_two(command, tmp_path: Path) -> None:
     assert "Expected a folder with records, found none" in command("report", tmp_path / "nowhere").message
     said = command("report", tmp_path)

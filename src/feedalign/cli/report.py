@@ -21,16 +21,22 @@ class Report:
     Attributes:
         runs: A folder with records at any depth.
         output: The file to write; report.html in the folder of the runs by default.
+        pictures: Also write the pictures as PNG files into this folder.
     """
 
     runs: Annotated[Path, tyro.conf.Positional]
     output: Path | None = None
+    pictures: Path | None = None
 
     def run(self) -> None:
         """Write it and print its path."""
+        from feedalign.experiments.pictures import write_pictures
         from feedalign.experiments.report import write_report
 
         if not self.runs.is_dir():
             raise UsageError(f"Expected a folder with records, found none at {self.runs}. `feedalign demo` makes one.")
         path = write_report(self.runs, self.output or self.runs / REPORT)
         say(standard_output(), f"Report: {path}")
+        if self.pictures is not None:
+            for picture in write_pictures(self.runs, self.pictures):
+                say(standard_output(), f"Picture: {picture}")

@@ -1,0 +1,39 @@
+"""The pictures of records as PNG files, for pages that stand in a repository."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from feedalign.experiments import plots
+from feedalign.experiments.comparison import compare
+from feedalign.experiments.files import write_atomically
+from feedalign.experiments.records import load_all
+from feedalign.experiments.report import load_benches
+
+
+def write_pictures(folder: Path, output: Path) -> list[Path]:
+    """Write ``<name>-<what>.png`` for all records at or below ``folder`` and return the paths.
+
+    Raises:
+        RecordError: A file is not a record.
+        OutputError: A picture cannot be written.
+    """
+    written = []
+    for name, figure in _figures(folder):
+        path = output / f"{name}.png"
+        write_atomically(path, plots.png(figure))
+        written.append(path)
+    return written
+
+
+def _figures(folder: Path) -> Iterator[tuple[str, Figure]]:
+    for comparison in compare(load_all(folder)):
+        drawn = {
+            "learning-curves": plots.learning_curves(comparison),
+            "alignment": plots.alignment_over_time(comparison),
+            "embedding": plots.embeddings(comparison),
+        }
+        yield from ((f"{comparison.name}-{what}", figure) for what, figure in drawn.items() if figure is not None)
+    for record in load_benches(folder):
+        yield record["experiment"], plots.step_ratios(record["cases"])
