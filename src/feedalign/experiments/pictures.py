@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from feedalign.experiments import plots
 from feedalign.experiments.comparison import compare
-from feedalign.experiments.files import write_atomically
+from feedalign.experiments.files import writable_folder, write_atomically
 from feedalign.experiments.records import load_all
 from feedalign.experiments.report import load_benches
 
@@ -19,6 +19,7 @@ def write_pictures(folder: Path, output: Path) -> list[Path]:
         RecordError: A file is not a record.
         OutputError: A picture cannot be written.
     """
+    writable_folder(output)
     written = []
     for name, figure in _figures(folder):
         path = output / f"{name}.png"

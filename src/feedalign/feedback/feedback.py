@@ -5,6 +5,7 @@ of a point's matrix.
 """
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -79,7 +80,8 @@ class Feedback(ABC):
 
     def factor(self, site: Site, widest: Site) -> float:
         """Return what a site's numbers are multiplied by: ``gain`` over the root of the width."""
-        return self.gain * (site.width if self.scale == "point" else widest.width) ** -0.5
+        width = site.width if self.scale == "point" else widest.width
+        return self.gain / math.sqrt(width)
 
     def projection(
         self, seed: int, sites: tuple[Site, ...], widest: Site, rows: int, dtype: torch.dtype, device: torch.device
