@@ -1,6 +1,5 @@
 """Attach a rule to a model: hooks that cut at the points, and splice the output to them."""
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from feedalign.bypass import bypassed
+from feedalign.checks import check_above, check_graph, warn_of_bypass
 from feedalign.delivery import Planner
 from feedalign.errors import PointsError, SignalError
 from feedalign.observe import Observation
@@ -148,8 +147,8 @@ class Attachment:
     def _at_point(self, point: Point, module: nn.Module, args: Any, output: Any) -> Any:
         if not self._cuts_now(point):
             return None
-        if not self._proven and self._recording is not None:
-            self._check_graph(point, module, output)
+        if not self._proven and self._recording is not None and self.rule.delivers:
+            check_graph(point, module, output, self.points)
         # A module without parameters that is used in several places is a point in each of them.
         own = next(module.parameters(), None) is None
         return self._cut(point, output, own)
@@ -179,7 +178,8 @@ class Attachment:
             self._observation.outputs.append(tensors)
             return output
         if not self._proven and not torch.compiler.is_compiling():
-            self._check_cuts(tensors, recording)
+            check_above(self.model, tensors, recording)
+            warn_of_bypass(tensors, recording)
         spliced = splice(tensors, recording.tensors, self._puller(recording))
         for place, tensor in zip(places, spliced, strict=True):
             leaves[place] = tensor
@@ -257,38 +257,8 @@ class Attachment:
             leaves[place] = self._sever(leaves[place])
         return rebuild(leaves)
 
-    def _check_graph(self, point: Point, module: nn.Module, output: Any) -> None:
-        """Raise if a point has parameters to train and yet returns nothing that a signal could flow into."""
-        graph = any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in flatten(output)[0])
-        trainable = any(parameter.requires_grad for parameter in module.parameters())
-        # A point whose last step is a point itself returns a tensor that is cut already.
-        nested = any(other.module.startswith(f"{point.module}.") for other in self.points)
-        if self.rule.delivers and trainable and not graph and not nested:
-            raise SignalError(
-                f"Point '{point}' has parameters to train and returned no tensor with a graph, so no signal could "
-                "reach them. With activation checkpointing, write use_reentrant=False; if it runs under "
-                "torch.no_grad(), freeze it with requires_grad_(False)."
-            )
-
     def _sever(self, tensor: Tensor) -> Tensor:
         return tensor.detach() if self._observation is None else self._observation.sever(tensor)
-
-    def _check_cuts(self, tensors: list[Tensor], recording: Recording) -> None:
-        """Raise if a point's own tensor is the output; warn if something leads around the points."""
-        for arrival, point in zip(recording.trained(), recording.tensors, strict=True):
-            if any(torch._C._is_alias_of(tensor, point) for tensor in tensors):  # type: ignore[attr-defined]
-                raise PointsError(
-                    f"Point {arrival.point!r} is the output itself, where the error is known exactly. Leave it out of "
-                    f"points=, or name an output above it. {candidates(self.model)}"
-                )
-        around = list(dict.fromkeys(bypassed(tensors, recording)))
-        if around:
-            warnings.warn(
-                f"The error also reaches what lies below {', '.join(map(repr, around))} by backpropagation, "
-                "through a path that no point cuts (a skip connection), so this is not the rule alone. Put points on "
-                "the outputs of the residual blocks: points='macro'.",
-                stacklevel=2,
-            )
 
     def _watch(self, output: Any, recording: Recording) -> None:
         def check() -> None:
