@@ -99,7 +99,7 @@ def test_trainer_equals_a_loop_by_hand(gpt2: Any, tmp_path: Path, checkpointing:
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     runs: list[None] = []
-    model.transformer.h[0].mlp.register_forward_hook(lambda *_: runs.append(None))
+    model.transformer.h[0].mlp.register_forward_pre_hook(lambda *_: runs.append(None))
     arguments = gpt2.TrainingArguments(
         output_dir=str(tmp_path), report_to="none", use_cpu=True, max_steps=STEPS, per_device_train_batch_size=4,
         gradient_accumulation_steps=2, optim="sgd", learning_rate=0.3, lr_scheduler_type="constant", max_grad_norm=1.0,
