@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from feedalign.checks import check_above, check_graph, warn_of_bypass
+from feedalign.checks import check_above, check_graph, check_output, warn_of_bypass
 from feedalign.delivery import Planner
 from feedalign.errors import PointsError, SignalError
 from feedalign.observe import Observation
@@ -167,11 +167,7 @@ class Attachment:
         leaves, rebuild = flatten(output)
         places = [place for place, leaf in enumerate(leaves) if is_floating(leaf)]
         tensors = [leaves[place] for place in places]
-        if not tensors:
-            raise SignalError(
-                f"{self._tap} expected at least one floating-point tensor, found {type(output).__name__}. Name "
-                f"the module whose output the loss is computed from. {candidates(self.model)}"
-            )
+        check_output(self.model, self._tap, output, tensors)
         facts = tuple(Facts(tensor.shape, tensor.dtype, tensor.device) for tensor in tensors)
         recording.outputs.append(Output(facts, len(recording.arrivals)))
         if self._observation is not None:

@@ -32,6 +32,25 @@ def check_graph(point: Point, module: nn.Module, output: Any, points: Sequence[P
         )
 
 
+def check_output(model: nn.Module, tap: str, output: Any, tensors: Sequence[Tensor]) -> None:
+    """Raise unless the output's floating-point tensors could carry an error with rows.
+
+    Raises:
+        SignalError: There are none, or one is a scalar: a loss, computed inside of the model.
+    """
+    if not tensors:
+        raise SignalError(
+            f"{tap} expected at least one floating-point tensor, found {type(output).__name__}. Name the module "
+            f"whose output the loss is computed from. {candidates(model)}"
+        )
+    if any(tensor.dim() == 0 for tensor in tensors):
+        raise SignalError(
+            f"{tap} holds a scalar: a loss, not the output whose gradient is the error. The loss seems to be computed "
+            "inside the model, so name the module whose output it is computed from, such as output='head'. "
+            f"{candidates(model)}"
+        )
+
+
 def check_above(model: nn.Module, outputs: Sequence[Tensor], recording: Recording) -> None:
     """Raise if a point's own tensor is the output: it would get a signal where the error itself is at hand.
 

@@ -21,15 +21,7 @@ def error_shape(shape: Sequence[int]) -> tuple[tuple[int, ...], int]:
 
     The last dimension is the width (``[N, C]`` classes, ``[N, T, C]`` tokens); ``[N]`` is one number per row;
     of an image ``[N, C, H, W]`` the width is all but the batch.
-
-    Raises:
-        SignalError: A scalar has no rows. It is a loss, not an output.
     """
-    if len(shape) == 0:
-        raise SignalError(
-            "The output is a scalar: a loss, not the output whose gradient is the error. The loss seems to be "
-            "computed inside the model, so name the module whose output it is computed from, such as output='head'."
-        )
     if len(shape) == 1:
         return tuple(shape), 1
     if len(shape) >= IMAGE:
