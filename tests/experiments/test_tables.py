@@ -1,3 +1,4 @@
+import io
 from dataclasses import replace
 from html.parser import HTMLParser
 from math import sqrt
@@ -75,6 +76,18 @@ def test_terminal_table_takes_no_markup_from_cells() -> None:
     assert "[bold]x[/bold]" in text
     assert "A <b>title</b>" in text
     assert "note & note" in text
+
+
+def test_a_narrow_terminal_loses_no_character() -> None:
+    row = ("transformer-macro", "277.24 to 284.79", "1.00", "58.4")
+    table = Table("Title", ("case", "quartiles", "times as fast as backprop", "peak MiB a step"), (row,))
+    console = Console(width=50, file=io.StringIO())
+    console.print(to_rich(table))
+    printed = console.file.getvalue()
+    assert "…" not in printed
+    assert "transformer-macro" in printed
+    assert all(cell in printed for cell in ("277.24", "284.79", "1.00", "58.4", "backprop"))
+    assert max(map(len, printed.splitlines())) <= 50
 
 
 def test_accuracy_table_holds_what_the_records_hold(digits_runs: list[Run]) -> None:

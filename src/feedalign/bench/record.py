@@ -7,7 +7,7 @@ from typing import Any
 from feedalign.bench.step import Progress, StepConfig, measure
 from feedalign.experiments.comparison import label
 from feedalign.experiments.files import writable_folder
-from feedalign.experiments.provenance import provenance
+from feedalign.experiments.provenance import machine, provenance
 from feedalign.experiments.records import RECORD, SCHEMA, describe, write_json
 from feedalign.experiments.tables import Table
 
@@ -50,8 +50,7 @@ def step_table(record: dict[str, Any]) -> Table:
     headings = ("case", "rule", "ms a step", "quartiles", "times as fast as backprop", "limit", "peak MiB a step")
     described = {case["name"]: case["describe"] for case in record["cases"]}
     return Table(
-        title=f"A whole training step on {record['device']}, {record['threads']} threads, "
-        f"{record['config']['rounds']} interleaved rounds",
+        title=f"A whole training step on {machine(record)}, {record['config']['rounds']} interleaved rounds",
         headings=headings,
         rows=tuple(rows),
         notes=(

@@ -104,8 +104,8 @@ def alignment_over_time(comparison: Comparison, stacked: bool = False) -> Figure
             _alignment(axes, runs)
             _epochs(axes, f"{label(rule)}: cosine with backpropagation")
         handles, names = panels[0].get_legend_handles_labels()
-        title = "point, from input to output"
-        figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), title=title)
+        title, columns = "point, from input to output", 2 if stacked or len(panels) == 1 else 4
+        figure.legend(handles, names, loc="outside lower center", ncols=min(columns, len(names)), title=title)
     return figure
 
 

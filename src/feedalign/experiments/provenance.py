@@ -30,6 +30,12 @@ def provenance(device: str) -> dict[str, Any]:
     }
 
 
+def machine(record: dict[str, Any]) -> str:
+    """Return what a record was made on, in words: ``"cpu with 2 threads"``."""
+    threads = record["threads"]
+    return f"{record['device']} with {threads} {'thread' if threads == 1 else 'threads'}"
+
+
 def source_commit(package: Path = PACKAGE) -> tuple[str | None, bool]:
     """Return the commit that the running sources belong to, and whether they differ from it.
 

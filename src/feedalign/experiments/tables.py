@@ -9,11 +9,14 @@ from html import escape
 from math import sqrt
 from statistics import fmean, stdev
 
+import rich.box
 import rich.table
 from rich.console import Group
 from rich.markup import escape as escape_markup
 from rich.text import Text
 from scipy.stats import t as student
+
+LONGEST_NAME = 20  # characters; a narrow terminal folds other columns before those of names
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,12 @@ class Table:
 
 def to_rich(table: Table) -> Group:
     """Return the table for a terminal, its title above and its notes below."""
-    drawn = rich.table.Table()
+    drawn = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for i, heading in enumerate(table.headings):
-        drawn.add_column(escape_markup(heading), justify="left" if i < table.text_columns else "right")
+        words = i < table.text_columns
+        name = words and all(len(row[i]) <= LONGEST_NAME for row in table.rows)
+        # A narrow terminal folds what does not fit: a number cut short would be another number.
+        drawn.add_column(escape_markup(heading), justify="left" if words else "right", overflow="fold", no_wrap=name)
     for row in table.rows:
         drawn.add_row(*(escape_markup(cell) for cell in row))
     return Group(Text(table.title, style="bold"), drawn, *(Text(note, style="dim") for note in table.notes))
