@@ -64,6 +64,11 @@ class MLPConfig:
     dropout: float = 0.0
     initialisation: Initialisation = "torch"
 
+    def __post_init__(self) -> None:
+        if any(width < 1 for width in self.widths):
+            found = ", ".join(str(width) for width in self.widths)
+            raise ValueError(f"Expected hidden layers of at least 1 unit, found widths of {found}.")
+
     def build(self, shape: tuple[int, ...], classes: int) -> MLP:
         """Return a new network for samples of a shape, drawn from the global random number generator."""
         model = MLP(prod(shape), self.widths, classes, self.activation, self.dropout)

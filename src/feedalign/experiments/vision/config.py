@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from torch import nn
+
 import feedalign as fa
 from feedalign.experiments.data import DataConfig
 from feedalign.experiments.models import CNNConfig, MLPConfig
@@ -59,6 +61,15 @@ class Config:
         # One name a rule, so that folders and tables agree: an unknown one raises here.
         object.__setattr__(self, "rule", SHORT_NAMES.get(self.rule, self.rule))
         self.build_rule()
+
+    def attach(self, model: nn.Module) -> fa.Attachment:
+        """Attach the rule to a model at the configured points.
+
+        Raises:
+            PointsError: The model has no such points.
+        """
+        points = self.points if isinstance(self.points, str) else list(self.points)
+        return fa.attach(model, self.build_rule(), points=points)
 
     def build_rule(self) -> fa.Rule:
         """Return the rule.

@@ -29,6 +29,8 @@ def sweep(
 ) -> list[Record]:
     """Run several configurations, each in its own folder under ``output``. Finished ones are not run again.
 
+    Mistakes in any of them are found out before the first one is run.
+
     Args:
         configs: The runs; see :func:`feedalign.experiments.vision.preset`.
         output: Each run gets the folder ``<name>/<rule>-seed<seed>`` below.
@@ -41,6 +43,10 @@ def sweep(
     """
     # The runs of a sweep share one data set, most of the time.
     read = lru_cache(maxsize=1)(partial(load, root=root))
+    configs = list(configs)
+    for config in configs:
+        if finished(config, run_folder(output, config)) is None:
+            rehearse(config, read(config.data))
     return [
         run(
             config,
@@ -51,6 +57,15 @@ def sweep(
         )
         for config in configs
     ]
+
+
+def rehearse(config: Config, data: ImageData) -> None:
+    """Build the model and attach the rule, so that a mistake is found out now and not after hours of other runs.
+
+    Raises:
+        ValueError: The model, the points or the rule cannot be built.
+    """
+    config.attach(config.model.build(data.shape, data.classes))
 
 
 def run(

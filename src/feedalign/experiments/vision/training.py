@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from itertools import islice
-from math import isfinite
+from math import isfinite, isnan
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +51,7 @@ class Training:
         self.data = _on_device(data, self.accelerator.device)
         set_seed(config.seed)
         self.network = config.model.build(data.shape, data.classes)
-        self.handle = fa.attach(
-            self.network,
-            config.build_rule(),
-            points=config.points if isinstance(config.points, str) else list(config.points),
-        )
+        self.handle = config.attach(self.network)
         optimiser = config.optimiser.build(self.network)
         self.model: nn.Module
         self.model, self.optimiser = self.accelerator.prepare(self.network, optimiser)
@@ -240,7 +236,9 @@ class Training:
 
 
 def best(curve: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the line with the best validation accuracy, the first one of equals."""
+    """Return the line with the best validation accuracy, the first one of equals; the last where none was held out."""
+    if isnan(curve[-1]["validation_accuracy"]):
+        return curve[-1]
     return max(curve, key=lambda line: line["validation_accuracy"])
 
 
