@@ -1,6 +1,7 @@
 """Commands run in this process, and some runs for them to work on."""
 
 import shlex
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,13 @@ class Said:
         """What was said on standard error in one line, after asserting that it is no traceback."""
         assert "Traceback" not in self.err
         return " ".join(self.err.split())
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """The words of each row of the first table."""
+        lines = self.out.splitlines()
+        head = next(i for i, line in enumerate(lines) if line.strip().startswith("───"))
+        return [line.split() for line in takewhile(str.strip, lines[head + 1 :])]
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 import gzip
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,7 @@ def test_data_list_says_where_it_looks(command, tmp_path: Path) -> None:
 def test_data_check_of_what_is_built_in(command, tmp_path: Path) -> None:
     said = command("data", "check", "digits", "--data-root", tmp_path)
     assert said.code == 0
-    assert said.out.startswith("digits: 1,400 training and 397 test images, complete")
+    assert said.out == "digits: 1,400 training and 397 test images, complete; built in, no file to check.\n"
 
 
 def test_missing_data_end_in_two(command, tmp_path: Path) -> None:
@@ -61,3 +62,9 @@ def test_an_unknown_bench_case_ends_in_two(command, tmp_path: Path) -> None:
     said = command("bench", "step", "--cases", "cmn", "--output", tmp_path)
     assert said.code == 2
     assert "There is no bench case 'cmn'. Did you mean 'cnn'?" in said.message
+
+
+def test_a_device_that_is_not_there_ends_in_two(command, tmp_path: Path) -> None:
+    said = command("bench", "step", "--device", "gpu", "--output", tmp_path)
+    assert said.code == 2
+    assert re.match(r"Expected a device of this machine \(cpu( or \w+)?\), found 'gpu'\.", said.message)

@@ -35,11 +35,7 @@ def test_unknown_words_end_in_two(command) -> None:
 def test_demo_ends_with_three_things_to_try(command, tmp_path: Path) -> None:
     said = command("demo", "--seeds", "1", "--output", tmp_path)
     assert said.code == 0
-    assert [line.split()[1] for line in said.out.splitlines() if line.startswith("│ ")][:3] == [
-        "backprop",
-        "DFA",
-        "shallow",
-    ]
+    assert [row[0] for row in said.rows] == ["backprop", "DFA", "shallow"]
     assert (tmp_path / "report.html").exists()
     following = said.out.split("Next:\n")[1].splitlines()
     assert [line.split()[:2] for line in following] == [["feedalign", word] for word in ("train", "bench", "inspect")]

@@ -17,6 +17,9 @@ def tokens():
 
 def number():
     return 3
+
+def wide(width):
+    return nn.Linear(width, width)
 """
 
 
@@ -47,6 +50,8 @@ def test_inspect_takes_tokens_and_other_points(command, model_file: Path) -> Non
         ("nowhere.py:build", "", "Expected a Python file, found none at nowhere.py."),
         ("{file}:biuld", "", "has no function or class 'biuld'. Did you mean 'build'?"),
         ("{file}:number", "", "to return an nn.Module, found int."),
+        ("{file}:wide", "", "wants width. Write a function that calls it with the values you mean"),
+        ("{file}:tokens", "--shape 2,7 --integers 0", "Expected a vocabulary of at least 1 for --integers, found 0."),
         ("{file}:build", "--shape 1,x", "Expected a shape such as 1,1,28,28 (whole numbers above 0), found '1,x'."),
         ("{file}:build", "--shape 1,3,32,32", "Sequential refused an input of shape (1, 3, 32, 32)"),
         ("{file}:tokens", "--shape 2,7", "for tokens add --integers VOCABULARY"),
@@ -58,6 +63,29 @@ def test_inspect_says_what_it_expected(command, model_file: Path, target: str, w
     said = command("inspect", target.replace("{file}", str(model_file)), *words.split())
     assert said.code == 2
     assert message in said.message
+
+
+def test_a_file_may_hold_dataclasses_and_import_its_neighbours(command, tmp_path: Path) -> None:
+    (tmp_path / "neighbouring_sizes.py").write_text("WIDTH = 7", encoding="utf-8")
+    (tmp_path / "model.py").write_text(
+        """
+from __future__ import annotations
+from dataclasses import dataclass
+from torch import nn
+from neighbouring_sizes import WIDTH
+
+@dataclass
+class Sizes:
+    width: int = WIDTH
+
+def build():
+    return nn.Sequential(nn.Linear(3, Sizes().width), nn.ReLU(), nn.Linear(Sizes().width, 2))
+""",
+        encoding="utf-8",
+    )
+    said = command("inspect", f"{tmp_path / 'model.py'}:build", "--shape", "4,3")
+    assert said.code == 0
+    assert re.search(r"^1 +\[4, 7\] +uniform \[2, 7\]", said.out, flags=re.MULTILINE)
 
 
 def test_a_fault_in_the_users_file_is_not_called_a_missing_extra(command, tmp_path: Path) -> None:

@@ -1,4 +1,8 @@
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 
 def test_report_goes_where_it_is_told(command, trained: Path, tmp_path: Path) -> None:
@@ -34,3 +38,24 @@ def test_tables_are_written_into_documents_and_checked(command, trained: Path, t
     assert "| DFA | 2 |" in document.read_text(encoding="utf-8")
     assert command("table", trained, "--write", document, "--check").out == f"{document}: up to date\n"
     assert "backprop" in command("table", trained).out
+
+
+def test_a_table_without_its_document_ends_in_two(command, trained: Path, tmp_path: Path) -> None:
+    said = command("table", trained, "--check")
+    assert said.code == 2
+    assert "Expected the documents to check, found none. Name them: --write README.md --check." in said.message
+    said = command("table", trained, "--write", tmp_path / "absent.md")
+    assert said.code == 2
+    assert f"Expected a document at {tmp_path / 'absent.md'}, found none that can be read" in said.message
+
+
+@pytest.mark.parametrize("words", [["table"], ["--help"]])
+def test_a_reader_who_has_seen_enough_hears_no_complaint(words: list[str], trained: Path) -> None:
+    arguments = [str(trained)] if words == ["table"] else []
+    process = subprocess.Popen(
+        [sys.executable, "-m", "feedalign", *words, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 1

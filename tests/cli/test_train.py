@@ -20,11 +20,7 @@ def test_training_ends_with_table_report_and_next_steps(command, trained: Path) 
     said = command(*words, "--output", trained)
     assert said.code == 0
     name = "digits-demo_limit-200_widths-16_epochs-1"
-    assert [line.split()[1:4] for line in said.out.splitlines() if line.startswith("│ ")][:3] == [
-        ["backprop", "│", "2"],
-        ["DFA", "│", "2"],
-        ["shallow", "│", "0"],
-    ]
+    assert [row[:2] for row in said.rows] == [["backprop", "2"], ["DFA", "2"], ["shallow", "0"]]
     assert said.err.count("holds this run already, finished") == 4
     report = trained / name / "report.html"
     assert f"Report: {report}" in said.out
@@ -67,12 +63,22 @@ def test_an_option_with_the_presets_value_changes_nothing(command, tmp_path: Pat
         ("--seeds 0", "Expected at least one rule and one seed, found 3 rules and 0 seeds."),
         ("--threads 0", "Expected at least one thread, found 0."),
         ("--learning-rate -1", "Expected a learning rate above 0, found -1.0."),
+        ("--learning-rate nan", "Expected a learning rate above 0, found nan."),
+        ("--first-seed -1", "Expected a first seed of at least 0, found -1."),
+        ("--widths 16 0", "Expected hidden layers of at least 1 unit, found widths of 16, 0."),
     ],
 )
 def test_mistakes_of_the_user_end_in_two(command, tmp_path: Path, words: str, message: str) -> None:
     said = command("train", "vision", *words.split(), "--output", tmp_path, "--device", "cpu")
     assert said.code == 2
     assert message in said.message
+
+
+def test_what_cannot_run_is_found_out_before_the_first_run(command, tmp_path: Path) -> None:
+    said = command("train", "vision", "--rule", "bp", "dfa", "--points", "layers.relu7", "--output", tmp_path)
+    assert said.code == 2
+    assert "No module matches points=" in said.message
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_loss_that_is_no_number_ends_in_one(command, tmp_path: Path) -> None:

@@ -47,6 +47,15 @@ class StepConfig:
         if self.rounds < 2 or self.warmup < 1:
             raise ValueError(f"rounds must be at least 2 and warmup at least 1; found {self.rounds} and {self.warmup}.")
         select(self.cases)
+        _require_device(self.device)
+
+
+def _require_device(name: str) -> None:
+    here = ["cpu"]
+    if torch.accelerator.is_available() and (accelerator := torch.accelerator.current_accelerator()) is not None:
+        here.append(accelerator.type)
+    if name.partition(":")[0] not in here:
+        raise ValueError(f"Expected a device of this machine ({' or '.join(here)}), found {name!r}.")
 
 
 def measure(config: StepConfig, progress: Progress | None = None) -> list[dict[str, Any]]:

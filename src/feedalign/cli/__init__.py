@@ -1,8 +1,9 @@
 """The command line: ``feedalign demo | train | report | bench | inspect | data | table``.
 
-Exit codes: 0 done, 1 a run that failed, 2 something the user can mend, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 a run that failed (or nobody reads on), 2 something the user can mend, 130 stopped by Ctrl-C.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -19,6 +20,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from feedalign.cli.app import parse
 
         parse(sys.argv[1:] if arguments is None else arguments).run()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough; what is left goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (Exception, KeyboardInterrupt) as error:
         if wants_traceback():
             raise

@@ -19,12 +19,12 @@ Train PyTorch models without weight transport. Backpropagation sends the output 
 forward weights, layer after layer. Direct Feedback Alignment (DFA) sends it to every layer at once, through fixed
 random matrices. These commands compare the two (and "shallow", where only the last layer learns).
 
-  feedalign demo                                                  digits with all three, in about a minute
-  feedalign train vision --data mnist --rule bp dfa shallow       the same on MNIST; --help lists the settings
-  feedalign report runs/demo                                      tables and pictures in one HTML file
-  feedalign bench step --cases mlp-8x1024                         time of a training step, DFA against backprop
-  feedalign inspect model.py:build --shape 1,1,28,28              where DFA would cut your own model
-  feedalign data list                                             data sets, and where they are looked for
+  feedalign demo                                      all three, on small digits
+  feedalign train vision --data mnist                 the same on MNIST
+  feedalign report runs/demo                          tables and pictures
+  feedalign bench step --cases mlp-8x1024             time of a training step
+  feedalign inspect model.py:build --shape 1,1,28,28  where to cut your model
+  feedalign data list                                 data sets, and where
 """
 
 TRAIN = """Train one of the papers' systems with one or more learning rules, and compare.

@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from feedalign.cli.console import say, show, standard_output
+from feedalign.cli.options import Omitted
 from feedalign.experiments.data import DATASETS, data_root, source
 from feedalign.experiments.errors import DataError
 from feedalign.experiments.tables import Table
@@ -22,7 +23,7 @@ class ListData:
         data_root: Folder of data sets; by default that of FEEDALIGN_DATA, else the user's cache folder.
     """
 
-    data_root: Path | None = None
+    data_root: Omitted[Path] = None
 
     def run(self) -> None:
         """Print the table."""
@@ -55,8 +56,8 @@ class CheckData:
         data_root: Folder of data sets; by default that of FEEDALIGN_DATA, else the user's cache folder.
     """
 
-    names: Annotated[tuple[str, ...], tyro.conf.Positional] = tuple(DATASETS)
-    data_root: Path | None = None
+    names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAME [NAME ...]")] = tuple(DATASETS)
+    data_root: Omitted[Path] = None
 
     def run(self) -> None:
         """Print a line a data set; fail at the end if one is missing or damaged."""
@@ -78,12 +79,12 @@ class FetchData:
     Example: feedalign data fetch fashion-mnist
 
     Attributes:
-        name: Which.
+        name: Which: mnist, fashion-mnist or cifar10.
         data_root: Folder of data sets; by default that of FEEDALIGN_DATA, else the user's cache folder.
     """
 
-    name: Annotated[str, tyro.conf.Positional]
-    data_root: Path | None = None
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+    data_root: Omitted[Path] = None
 
     def run(self) -> None:
         """Download and print what is there."""
@@ -94,5 +95,6 @@ def _read(name: str, root: Path | None, download: bool) -> str:
     row = source(name)
     raw = row.read(data_root(root), download=download)
     train, test = len(raw.train.labels), len(raw.test.labels)
-    complete = "complete" if (train, test) == (row.train, row.test) else f"of {row.train:,} and {row.test:,}: a part"
-    return f"{name}: {train:,} training and {test:,} test images, {complete}; every file has its published hash."
+    part = "" if (train, test) == (row.train, row.test) else f" (a part: there are {row.train:,} and {row.test:,})"
+    checked = "every file has its published hash" if row.places else "built in, no file to check"
+    return f"{name}: {train:,} training and {test:,} test images{part or ', complete'}; {checked}."

@@ -34,7 +34,7 @@ class Demo:
         report(self.output)
         say(console, f"Time: {time.monotonic() - began:.0f} s\n\nNext:")
         for command, why in NEXT:
-            say(console, f"  {command:<60} {why}")
+            say(console, f"  {command:<52} {why}")
 
 
 WHAT = """\

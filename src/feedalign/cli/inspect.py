@@ -1,6 +1,9 @@
 """``feedalign inspect``: where a rule would cut somebody's model."""
 
 import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -13,8 +16,10 @@ from torch import Tensor, nn
 import feedalign as fa
 from feedalign.cli.console import say, standard_output
 from feedalign.cli.failures import UsageError
+from feedalign.cli.options import Omitted
 from feedalign.errors import nearest
 
+MODULE = "inspected"
 EXAMPLE = "Example: feedalign inspect model.py:build --shape 1,1,28,28"
 
 
@@ -28,7 +33,7 @@ class Inspect:
     Example: feedalign inspect model.py:build --shape 1,1,28,28
 
     Attributes:
-        target: FILE:FACTORY, such as model.py:build.
+        target: A Python file and what makes the model in it, such as model.py:build.
         shape: Shape of the input, batch first, such as 1,1,28,28. Without it only names are shown.
         integers: Let the input hold whole numbers below this one (tokens) instead of random normal ones.
         rule: The learning rule.
@@ -36,12 +41,12 @@ class Inspect:
         output: The module whose output carries the error; by default what the model returns.
     """
 
-    target: Annotated[str, tyro.conf.Positional]
-    shape: str | None = None
-    integers: int | None = None
+    target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE:FACTORY")]
+    shape: Omitted[str] = None
+    integers: Omitted[int] = None
     rule: str = "dfa"
     points: tuple[str, ...] = ("auto",)
-    output: str | None = None
+    output: Omitted[str] = None
 
     def run(self) -> None:
         """Print the table of points."""
@@ -69,19 +74,34 @@ def build(target: str) -> nn.Module:
             f"{file} has no function or class {factory!r}.{nearest(factory, callables)} "
             f"It has: {', '.join(callables) or 'none'}."
         )
-    model: Any = getattr(module, factory)()
+    make = getattr(module, factory)
+    if required := _required(make):
+        raise UsageError(
+            f"Expected a factory without required arguments, but {target} wants {', '.join(required)}. "
+            f"Write a function that calls it with the values you mean, and name that: {file}:build."
+        )
+    model: Any = make()
     if not isinstance(model, nn.Module):
         raise UsageError(f"Expected {target} to return an nn.Module, found {type(model).__name__}.")
     return model
 
 
+def _required(make: Callable[..., Any]) -> list[str]:
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(make).parameters.values()
+    return [p.name for p in parameters if p.kind in kinds and p.default is inspect.Parameter.empty]
+
+
 def _import(file: Path) -> ModuleType:
     if not file.is_file():
         raise UsageError(f"Expected a Python file, found none at {file}. {EXAMPLE}")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    spec = importlib.util.spec_from_file_location(MODULE, file)
     if spec is None or spec.loader is None:
         raise UsageError(f"Expected a Python file (its name ending in .py), found {file}. {EXAMPLE}")
     module = importlib.util.module_from_spec(spec)
+    # As Python itself does for a script: its neighbours can be imported, and its dataclasses find their module.
+    sys.path.insert(0, str(file.parent.resolve()))
+    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
 
@@ -90,7 +110,7 @@ def example(shape: str, integers: int | None) -> Tensor:
     """Return a random input of a shape such as ``"1,1,28,28"``.
 
     Raises:
-        UsageError: It is not a shape.
+        UsageError: It is not a shape, or there are no whole numbers below ``integers``.
     """
     try:
         sizes = [int(size) for size in shape.split(",")]
@@ -98,6 +118,8 @@ def example(shape: str, integers: int | None) -> Tensor:
         sizes = []
     if not sizes or min(sizes) < 1:
         raise UsageError(f"Expected a shape such as 1,1,28,28 (whole numbers above 0), found {shape!r}.")
+    if integers is not None and integers < 1:
+        raise UsageError(f"Expected a vocabulary of at least 1 for --integers, found {integers}.")
     return torch.randn(sizes) if integers is None else torch.randint(integers, sizes)
 
 

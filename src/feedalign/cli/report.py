@@ -8,6 +8,7 @@ import tyro
 
 from feedalign.cli.console import say, standard_output
 from feedalign.cli.failures import UsageError
+from feedalign.cli.options import Omitted
 
 REPORT = "report.html"
 
@@ -25,8 +26,8 @@ class Report:
     """
 
     runs: Annotated[Path, tyro.conf.Positional]
-    output: Path | None = None
-    pictures: Path | None = None
+    output: Omitted[Path] = None
+    pictures: Omitted[Path] = None
 
     def run(self) -> None:
         """Write it and print its path."""

@@ -30,6 +30,8 @@ class ShowTable:
     def run(self) -> None:
         """Print the tables, or renew or check the documents."""
         console = standard_output()
+        if self.check and not self.write:
+            raise UsageError("Expected the documents to check, found none. Name them: --write README.md --check.")
         if not self.write:
             show(console, tables(self.runs))
             return

@@ -1,16 +1,19 @@
 """``feedalign train``."""
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 import torch
 import tyro
 
 from feedalign.cli.console import say, show, standard_output
 from feedalign.cli.failures import UsageError
+from feedalign.cli.options import OfPreset, Omitted
 from feedalign.cli.progress import progress_for
 from feedalign.cli.report import REPORT
 from feedalign.experiments.comparison import accuracy_table, alignment_table, compare
@@ -33,9 +36,6 @@ SETTINGS = {
     "precision": "precision",
 }
 
-T = TypeVar("T")
-OfPreset = Annotated[T | None, tyro.conf.arg(help_behavior_hint="(default: that of the preset)")]
-
 
 @dataclass(frozen=True)
 class TrainVision:
@@ -56,7 +56,7 @@ class TrainVision:
         batch: Images in a step.
         learning_rate: At the start.
         widths: Hidden units of each layer of an MLP.
-        points: Where the backward pass is cut: names or globs of modules.
+        points: Where the backward pass is cut: names or globs of modules, such as layers.tanh2 or 'layers.*'.
         limit: Train on at most so many images.
         label_noise: Fraction of the training labels drawn anew.
         precision: no for float32, or mixed precision with bf16 or fp16.
@@ -67,23 +67,23 @@ class TrainVision:
         data_root: Folder of data sets; by default that of FEEDALIGN_DATA, else the user's cache folder.
     """
 
-    preset: Annotated[str | None, tyro.conf.arg(help_behavior_hint="")] = None
-    data: Annotated[str | None, tyro.conf.arg(help_behavior_hint="")] = None
+    preset: Omitted[str] = None
+    data: Omitted[str] = None
     rule: tuple[str, ...] = ("bp", "dfa", "shallow")
     seeds: int = 1
     first_seed: int = 0
     epochs: OfPreset[int] = None
     batch: OfPreset[int] = None
     learning_rate: OfPreset[float] = None
-    widths: OfPreset[tuple[int, ...]] = None
-    points: OfPreset[tuple[str, ...]] = None
+    widths: Annotated[OfPreset[tuple[int, ...]], tyro.conf.arg(metavar="INT [INT ...]")] = None
+    points: Annotated[OfPreset[tuple[str, ...]], tyro.conf.arg(metavar="STR [STR ...]")] = None
     limit: OfPreset[int] = None
     label_noise: OfPreset[float] = None
     precision: OfPreset[Literal["no", "bf16", "fp16"]] = None
     device: Literal["auto", "cpu"] = "auto"
-    threads: Annotated[int | None, tyro.conf.arg(help_behavior_hint="")] = None
+    threads: Omitted[int] = None
     output: Path = Path("runs/vision")
-    data_root: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="")] = None
+    data_root: Omitted[Path] = None
 
     def run(self) -> None:
         """Train, print the table, write the report, and say what to try next."""
@@ -138,8 +138,10 @@ class TrainVision:
             )
         if self.threads is not None and self.threads < 1:
             raise UsageError(f"Expected at least one thread, found {self.threads}.")
-        if self.learning_rate is not None and self.learning_rate <= 0:
+        if self.learning_rate is not None and not 0 < self.learning_rate < inf:
             raise UsageError(f"Expected a learning rate above 0, found {self.learning_rate}.")
+        if self.first_seed < 0:
+            raise UsageError(f"Expected a first seed of at least 0, found {self.first_seed}.")
         settings = {SETTINGS[option]: value for option, value in self.changes.items()}
         seeds = range(self.first_seed, self.first_seed + self.seeds)
         return [
@@ -154,13 +156,16 @@ class TrainVision:
         same = " ".join(
             [
                 f"feedalign train vision --preset {self.preset_name}",
-                *(f"--{option.replace('_', '-')} {_words(value)}" for option, value in self.changes.items()),
-                f"--output {self.output}",
+                *(
+                    f"--{option.replace('_', '-')} {shlex.join(_words(value))}"
+                    for option, value in self.changes.items()
+                ),
+                f"--output {shlex.quote(str(self.output))}",
             ]
         )
         return [
             f"{same} --rule {' '.join(missing)}" if missing else f"{same} --seeds {max(5, self.seeds + 2)}",
-            f"feedalign report {self.output}",
+            f"feedalign report {shlex.quote(str(self.output))}",
             "feedalign bench step" if self.preset_name == "launay-mnist" else "feedalign train vision --data mnist",
         ]
 
@@ -176,12 +181,12 @@ def cpu_threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _words(value: object) -> str:
-    return " ".join(str(word) for word in value) if isinstance(value, tuple) else str(value)
+def _words(value: object) -> list[str]:
+    return [str(word) for word in value] if isinstance(value, tuple) else [str(value)]
 
 
 def _suffix(option: str, value: object) -> str:
-    return f"{option} {_words(value)}".replace("_", "-").replace(" ", "-").replace("/", "-")
+    return " ".join([option, *_words(value)]).replace("_", "-").replace(" ", "-").replace("/", "-")
 
 
 def report(folder: Path) -> None:

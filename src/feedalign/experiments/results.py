@@ -35,10 +35,15 @@ def update(document: Path, folder: Path, *, check: bool = False) -> bool:
         check: Change nothing.
 
     Raises:
-        RecordError: The document does not hold both markers once, in order; or there is no record.
+        RecordError: There is no such document, or it does not hold both markers once, in order; or there is no record.
         OutputError: The document cannot be written.
     """
-    text = document.read_text(encoding="utf-8")
+    try:
+        text = document.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecordError(
+            f"Expected a document at {document}, found none that can be read: {error.strerror}."
+        ) from error
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise RecordError(f"Expected the lines {BEGIN} and {END} once each in {document}, in this order. Add them.")
     before, rest = text.split(BEGIN)
