@@ -1,5 +1,7 @@
 """What a backward pass costs, counted in matrix products and floating-point operations, against theory."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -41,7 +43,7 @@ def backward(model: nn.Module, x: torch.Tensor, rule: fa.Rule, **where: object) 
 
 def tanh_mlp(widths: list[int]) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for a, b in zip(widths[:-2], widths[1:-1], strict=True):
+    for a, b in pairwise(widths[:-1]):
         layers += [nn.Linear(a, b), nn.Tanh()]
     return nn.Sequential(*layers, nn.Linear(*widths[-2:]))
 

@@ -13,6 +13,7 @@ import feedalign as fa
 from feedalign.experiments import records
 from feedalign.experiments.batches import Batches, evaluate
 from feedalign.experiments.checkpoint import CHECKPOINT
+from feedalign.experiments.comparison import accuracy_table, compare
 from feedalign.experiments.data import DATASETS, DataConfig, Samples, load
 from feedalign.experiments.data.images import prepare
 from feedalign.experiments.embedding import embed, hidden
@@ -323,6 +324,19 @@ def test_mnist_slice_learns(data_root, tmp_path):
     assert run_folder(tmp_path, config) == tmp_path / "launay-mnist" / "dfa-seed0"
     assert record.data == {"name": "mnist", "train": 5_000, "validation": 5_000, "test": 10_000}
     assert record.metrics["final"]["test_accuracy"] > 0.75
+
+
+def test_with_nothing_held_out_the_last_epoch_counts(tmp_path):
+    config = with_settings(preset("digits-demo", "dfa"), {"data.validation": 0, "epochs": 2, "embedding": 0})
+    (record,) = sweep([config], tmp_path)
+    assert record.data["validation"] == 0
+    assert record.metrics["best"] == record.metrics["final"]
+    assert record.metrics["best"]["epoch"] == 2
+    assert records.load(run_folder(tmp_path, config)).curve[-1]["validation_accuracy"] is None
+    (comparison,) = compare(records.load_all(tmp_path))
+    assert "At the last epoch: nothing was held out" in accuracy_table(comparison).notes[0]
+    with pytest.raises(ExperimentError, match="Tuning expected images held out for validation, found none"):
+        tune(config, ["dfa"], {"epochs": [1]}, tmp_path, trials=1)
 
 
 def test_noisy_labels_hurt_training_accuracy_alone(tmp_path):

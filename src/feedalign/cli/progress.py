@@ -1,5 +1,6 @@
 """Progress of training: live bars on a terminal, plain lines elsewhere."""
 
+import math
 import time
 from typing import Any
 
@@ -18,6 +19,11 @@ def progress_for(runs: int) -> Progress:
     """Return whom a sweep of so many runs tells how it goes on."""
     console = standard_error()
     return Bars(console, runs) if console.is_terminal else Lines(console, runs)
+
+
+def readable(loss: float) -> str:
+    """Return a loss with three decimals, or as a power of ten where training has gone astray."""
+    return f"{loss:.3f}" if loss < 1e4 else f"{loss:.1e}"
 
 
 class Bars:
@@ -58,12 +64,12 @@ class Bars:
         """Move the bar."""
         if self.bars is not None:
             epochs = self.bars.tasks[0].fields["epochs"]
-            state = f"epoch {epoch}/{epochs} step {step}/{self.steps} loss {loss:.3f}{self.accuracy}"
+            state = f"epoch {epoch}/{epochs} step {step}/{self.steps} loss {readable(loss)}{self.accuracy}"
             self.bars.update(self.task, completed=(epoch - 1) * self.steps + step, state=state)
 
     def epoch(self, line: dict[str, Any]) -> None:
-        """Show the validation accuracy of the epoch from now on."""
-        self.accuracy = f" acc {100 * line['validation_accuracy']:.1f} %"
+        """Show the accuracy of the epoch from now on."""
+        self.accuracy = f" acc {100 * _accuracy(line)[1]:.1f} %"
 
     def message(self, text: str) -> None:
         """Print a sentence above the bar."""
@@ -101,10 +107,11 @@ class Lines:
         """Print the last epoch, and others when the last line is some seconds old."""
         if line["epoch"] == self.epochs or time.monotonic() - self.printed >= LINE_SECONDS:
             self.printed = time.monotonic()
+            part, accuracy = _accuracy(line)
             say(
                 self.console,
-                f"  {self.title}: epoch {line['epoch']}/{self.epochs}, training loss {line['train_loss']:.3f}, "
-                f"validation accuracy {100 * line['validation_accuracy']:.2f} %, {line['seconds']:.1f} s",
+                f"  {self.title}: epoch {line['epoch']}/{self.epochs}, training loss {readable(line['train_loss'])}, "
+                f"{part} accuracy {100 * accuracy:.2f} %, {line['seconds']:.1f} s",
             )
 
     def message(self, text: str) -> None:
@@ -113,3 +120,9 @@ class Lines:
 
     def finish(self) -> None:
         """Say nothing: the last epoch has its line."""
+
+
+def _accuracy(line: dict[str, Any]) -> tuple[str, float]:
+    """Return the part that an epoch's accuracy is shown for, and the accuracy: training where nothing is held out."""
+    part = "training" if math.isnan(line["validation_accuracy"]) else "validation"
+    return part, line["train_accuracy" if part == "training" else "validation_accuracy"]

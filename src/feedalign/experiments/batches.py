@@ -54,7 +54,9 @@ def loader(samples: Samples, batch: int, generator: torch.Generator) -> DataLoad
 
 @torch.no_grad()
 def evaluate(model: nn.Module, samples: Samples, batch: int = 250) -> tuple[float, float]:
-    """Return the mean cross-entropy and the accuracy, in evaluation mode."""
+    """Return the mean cross-entropy and the accuracy, in evaluation mode; NaN for no samples."""
+    if len(samples.labels) == 0:
+        return math.nan, math.nan
     model.eval()
     loss, correct = 0.0, 0
     for images, labels in zip(*(torch.split(part, batch) for part in samples), strict=True):

@@ -125,7 +125,12 @@ def _accuracy_row(comparison: Comparison, rule: str) -> tuple[str, ...]:
 
 
 def _accuracy_notes(comparison: Comparison) -> list[str]:
-    notes = ["At the epoch with the best validation accuracy; the test samples choose nothing."]
+    held_out = comparison.first.record.data["validation"]
+    notes = [
+        "At the epoch with the best validation accuracy; the test samples choose nothing."
+        if held_out
+        else "At the last epoch: nothing was held out, so nothing was chosen."
+    ]
     counts = {len(runs) for runs in comparison.runs.values()}
     if counts != {1}:
         notes[0] += " Mean ± half the 95 % interval over seeds (Student's t)."

@@ -102,16 +102,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         RecordError: There is no such file, it is not a JSON object, or its schema is another one.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RecordError(
-            f"Expected a record at {path}, found no such file. Is that the folder of a finished run?"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise RecordError(
-            f"{path} is not a record: expected JSON, found {error}. Move it away or run again."
-        ) from error
+    value = _json(path)
     schema = value.get("schema") if isinstance(value, dict) else None
     if schema != SCHEMA:
         raise RecordError(
@@ -120,6 +111,19 @@ def read_json(path: Path) -> dict[str, Any]:
             "Move it away, or use the version that wrote it."
         )
     return dict(value)
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RecordError(
+            f"Expected a record at {path}, found no such file. Is that the folder of a finished run?"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise RecordError(
+            f"{path} is not a record: expected JSON, found {error}. Move it away or run again."
+        ) from error
 
 
 def save(record: Record, directory: Path) -> None:
@@ -171,7 +175,7 @@ def _run(file: Path, value: dict[str, Any]) -> Run:
         directory=file.parent,
         record=Record(**{key: value[key] for key in known}),
         curve=read_curve(file.with_name(CURVE)),
-        embedding=json.loads(embedding.read_text(encoding="utf-8")) if embedding.exists() else None,
+        embedding=_json(embedding) if embedding.exists() else None,
     )
 
 
@@ -179,16 +183,19 @@ def read_curve(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a curve. A last line torn off by a crash is dropped; no file is an empty curve.
 
     Raises:
-        RecordError: A line before the last is not JSON.
+        RecordError: A line before the last is not a JSON object.
     """
     if not path.exists():
         return []
     *lines, torn = path.read_text(encoding="utf-8").split("\n")
     del torn  # a whole line ends in a line feed, so what follows the last one is empty or half written
     try:
-        return [json.loads(line) for line in lines]
+        curve = [json.loads(line) for line in lines]
     except ValueError as error:
         raise RecordError(f"{path} is not a curve: expected one JSON object a line, found {error}.") from error
+    if other := [type(line).__name__ for line in curve if not isinstance(line, dict)]:
+        raise RecordError(f"{path} is not a curve: expected one JSON object a line, found a {other[0]}.")
+    return curve
 
 
 def write_curve(path: Path, curve: list[dict[str, Any]]) -> None:

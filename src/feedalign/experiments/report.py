@@ -25,7 +25,7 @@ from feedalign.experiments.comparison import (
     rule_name,
 )
 from feedalign.experiments.errors import RecordError
-from feedalign.experiments.files import write_atomically
+from feedalign.experiments.files import writable_folder, write_atomically
 from feedalign.experiments.findings import findings
 from feedalign.experiments.provenance import machine
 from feedalign.experiments.records import RECORD, Run, load_all, read_json
@@ -80,6 +80,7 @@ def write_report(folder: Path, output: Path) -> Path:
             f"Expected at least one {RECORD} at or below {folder}, found none. "
             "`feedalign demo` makes some in about a minute."
         )
+    writable_folder(output.parent)
     write_atomically(output, render(runs, benches).encode())
     return output
 

@@ -73,7 +73,8 @@ class DataConfig:
 
     Attributes:
         name: A name of the table above.
-        validation: How many training images to hold out; by default what the table of data sets says.
+        validation: How many training images to hold out; by default what the table of data sets says. With 0 the
+            last epoch counts.
         limit: Train on at most so many images.
         label_noise: Fraction of the training labels drawn anew, uniformly over all classes.
         split_seed: Seed of the split and of the noise, not of a run: all runs see the same split.

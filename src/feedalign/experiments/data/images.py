@@ -72,7 +72,7 @@ def prepare(
     Args:
         name: Of the data set.
         raw: The upstream parts.
-        validation: How many of the training samples to hold out.
+        validation: How many of the training samples to hold out; with 0, no epoch can be chosen.
         limit: Keep at most so many training samples (after the hold-out).
         label_noise: Fraction of the *training* labels that are drawn anew, uniformly over all classes.
             Validation and test labels stay true.
@@ -82,9 +82,9 @@ def prepare(
         DataError: The numbers do not fit the data set.
     """
     total = len(raw.train.labels)
-    if not 0 < validation < total:
+    if not 0 <= validation < total:
         raise DataError(
-            f"{name} has {total:,} training samples: expected to hold out 1 to {total - 1:,}, found {validation:,}."
+            f"{name} has {total:,} training samples: expected to hold out 0 to {total - 1:,}, found {validation:,}."
         )
     if limit is not None and limit < 1:
         raise DataError(f"Expected a limit of at least 1 training sample, found {limit}. Leave it out to use all.")

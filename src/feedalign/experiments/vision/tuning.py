@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from feedalign.experiments import records
-from feedalign.experiments.errors import DivergedError
+from feedalign.experiments.errors import DivergedError, ExperimentError
 from feedalign.experiments.progress import Progress, Silent
 from feedalign.experiments.records import SCHEMA, write_json
 from feedalign.experiments.vision.config import Config
@@ -54,6 +54,8 @@ def tune(
     Raises:
         ExperimentError: As :func:`feedalign.experiments.vision.run` does, but for diverged trials.
     """
+    if config.data.validation == 0:
+        raise ExperimentError("Tuning expected images held out for validation, found none. Set data.validation.")
     tried: list[dict[str, Any]] = []
     for number, settings in enumerate(settings_to_try(space, trials, seed)):
         for rule in rules:
