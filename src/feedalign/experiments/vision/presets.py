@@ -102,9 +102,14 @@ PRESETS: dict[str, Preset] = {
             model=MLPConfig((800, 800, 800), activation="tanh"),
             optimiser=OptimiserConfig("adam", 1e-3),
             schedule=ScheduleConfig("cosine"),
-            embedding=1_000,
             epochs=20,
+            embedding=1_000,
         ),
+        {
+            "bp": {"optimiser.learning_rate": 0.002, "model.dropout": 0.1},
+            "dfa": {"optimiser.learning_rate": 0.002, "model.dropout": 0.1},
+            "shallow": {"optimiser.learning_rate": 0.002, "model.dropout": 0.1},
+        },
     ),
     "fashion-mlp": Preset(
         "Fashion-MNIST, 784-512-512-512-10 ReLU",
