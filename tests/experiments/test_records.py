@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from feedalign.experiments import records
 from feedalign.experiments.errors import OutputError, RecordError
-from feedalign.experiments.files import append_line, writable_folder, write_atomically
+from feedalign.experiments.files import append_line, exclusive, writable_folder, write_atomically
 from feedalign.experiments.provenance import provenance, source_commit
 from feedalign.experiments.records import Record
 from feedalign.experiments.vision import preset
@@ -158,6 +159,27 @@ def test_differences_name_the_settings():
         "rule: 'dfa', not 'bp'",
         "optimiser.learning_rate: 0.05, not 0.5",
     ]
+
+
+def test_what_lies_beside_a_record_is_named_when_it_is_damaged(digits_folder, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(digits_folder / "digits-demo" / "dfa-seed0", run)
+    (run / records.CURVE).write_text("[3]\n")
+    with pytest.raises(RecordError, match=r"curve.jsonl is not a curve: expected one JSON object a line, found a list"):
+        records.load(run)
+    (run / records.CURVE).write_text("")
+    (run / records.EMBEDDING).write_text('{"layer"')
+    with pytest.raises(RecordError, match=r"embedding.json is not a record: expected JSON, found"):
+        records.load(run)
+
+
+def test_a_folder_belongs_to_one_process_at_a_time(tmp_path):
+    busy = pytest.raises(OutputError, match="another process is writing into it")
+    with exclusive(tmp_path), busy, exclusive(tmp_path):
+        pass
+    with exclusive(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_description_tells_classes_apart_and_survives_json():

@@ -1,10 +1,16 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, in folders that one process writes at a time."""
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from feedalign.experiments.errors import OutputError
+
+LOCK = ".lock"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -63,6 +69,30 @@ def writable_folder(folder: Path) -> Path:
             "Choose another output folder, or change the permissions of this one."
         ) from error
     return folder
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing into a folder; the lock ends with this one, however it ends.
+
+    Raises:
+        OutputError: Another process is writing there.
+    """
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise OutputError(
+            f"Expected {folder} to be free, found that another process is writing into it. "
+            "Wait until it has finished, or choose another output folder."
+        ) from error
+    except NotImplementedError:  # some network file systems know no locks
+        pass
+    try:
+        yield
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)
+        lock.release()
 
 
 def _unwritten(path: Path, error: OSError) -> OutputError:

@@ -7,7 +7,7 @@ from pathlib import Path
 from feedalign.experiments import records
 from feedalign.experiments.data import DataConfig, ImageData, load
 from feedalign.experiments.errors import RecordError
-from feedalign.experiments.files import writable_folder
+from feedalign.experiments.files import exclusive, writable_folder
 from feedalign.experiments.progress import Progress, Silent, polite_stop
 from feedalign.experiments.records import Record
 from feedalign.experiments.vision.config import Config
@@ -93,7 +93,7 @@ def run(
 
     Raises:
         DataError: The data are unknown, missing or damaged.
-        OutputError: The folder cannot be written, or the disk is full.
+        OutputError: The folder cannot be written, another process is writing into it, or the disk is full.
         RecordError: The folder holds a finished run of another configuration.
         CheckpointError: The folder holds an unfinished run of another configuration.
         DivergedError: The loss became NaN or infinite.
@@ -103,24 +103,29 @@ def run(
     if (found := finished(config, directory)) is not None:
         progress.message(f"{directory} holds this run already, finished. Delete the folder to run it again.")
         return found
-    writable_folder(directory)
-    training = Training(config, read(config.data), directory, progress)
+    with exclusive(writable_folder(directory)):
+        training = Training(config, read(config.data), directory, progress)
+        record = _trained(training, checkpoint_seconds)
+        if keep_checkpoint:
+            training.save()
+        else:
+            training.checkpoint_file.unlink(missing_ok=True)
+    return record
+
+
+def _trained(training: Training, checkpoint_seconds: float) -> Record:
     if training.checkpoint_file.exists():
         training.restore()
-    records.write_curve(directory / records.CURVE, training.curve)
+    records.write_curve(training.directory / records.CURVE, training.curve)
+    config, progress = training.config, training.progress
     progress.start(config.name, config.rule, config.seed, config.epochs, training.steps)
     try:
         with polite_stop() as stop:
             training.fit(stop, checkpoint_seconds)
-        record = training.finish()
+        return training.finish()
     finally:
         progress.finish()
         training.handle.remove()
-    if keep_checkpoint:
-        training.save()
-    else:
-        training.checkpoint_file.unlink(missing_ok=True)
-    return record
 
 
 def finished(config: Config, directory: Path) -> Record | None:
