@@ -13,7 +13,7 @@ from feedalign.experiments.comparison import accuracy_table, alignment_table, co
 from feedalign.experiments.errors import RecordError
 from feedalign.experiments.findings import findings
 from feedalign.experiments.records import Run, write_json
-from feedalign.experiments.results import BEGIN, END, tables, update
+from feedalign.experiments.results import markers, overview, tables, update
 from feedalign.experiments.tables import Table, interval, to_html, to_markdown, to_rich
 
 AWKWARD = Table("A <b>title</b>", ("rule", "a|b"), (("[bold]x[/bold]", "1 < 2"), ("y|z", "3")), notes=("note & note",))
@@ -184,6 +184,22 @@ def test_findings_of_one_rule_compare_nothing(digits_runs: list[Run]) -> None:
     sentences = findings(compare([run for run in digits_runs if run.record.rule == "dfa"][:1])[0])
     assert len(sentences) == 2
     assert "1 run each" in sentences[0]
+
+
+BEGIN, END = markers("results")
+
+
+def test_the_overview_has_a_row_a_configuration_and_shallow_last(digits_folder: Path, tmp_path: Path) -> None:
+    (table,) = overview(digits_folder)
+    assert table.headings == ("configuration", "data", "seeds", "backprop", "DFA", "shallow")
+    assert [row[:3] for row in table.rows] == [("digits-demo", "digits", "2")]
+    (full, *_) = tables(digits_folder)
+    assert list(table.rows[0][3:]) == [row[2] for row in full.rows]
+    document = tmp_path / "README.md"
+    document.write_text("<!-- overview:begin -->\n<!-- overview:end -->\n", encoding="utf-8")
+    assert update(document, digits_folder)
+    assert "| configuration | data | seeds | backprop | DFA | shallow |" in document.read_text(encoding="utf-8")
+    assert not update(document, digits_folder)
 
 
 def test_results_block_is_renewed_and_checked(digits_folder: Path, tmp_path: Path) -> None:

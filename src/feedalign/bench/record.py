@@ -60,3 +60,27 @@ def step_table(record: dict[str, Any]) -> Table:
         ),
         text_columns=2,
     )
+
+
+def ratio_table(record: dict[str, Any]) -> Table:
+    """Return a short table of a ``bench step`` record: how many times as fast as backprop each rule's step was."""
+    ratios = {(case["name"], case["rule"]): case for case in record["cases"]}
+    rules = [rule for rule in dict.fromkeys(case["rule"] for case in record["cases"]) if rule != "backprop"]
+    names = dict.fromkeys(case["name"] for case in record["cases"])
+    return Table(
+        title=f"Speed of a whole training step (backprop = 1), {machine(record)}",
+        headings=("case", "", *(f"{label(rule)} (limit)" for rule in rules)),
+        rows=tuple(
+            (
+                name,
+                ratios[name, rules[0]]["describe"],
+                *(
+                    f"{ratios[name, rule]['ratio_to_backprop']:.2f} ({ratios[name, rule]['arithmetic_limit']:.2f})"
+                    for rule in rules
+                ),
+            )
+            for name in names
+        ),
+        notes=("Medians of interleaved rounds in one process; the limit is what the count of operations allows.",),
+        text_columns=2,
+    )

@@ -106,6 +106,30 @@ def accuracy_table(comparison: Comparison) -> Table:
     )
 
 
+def overview_table(comparisons: Sequence[Comparison]) -> Table:
+    """Return the test accuracies of all configurations, a row each, backprop and shallow beside the rules."""
+    rules = list(dict.fromkeys(rule for comparison in comparisons for rule in comparison.rules if rule != FLOOR))
+    rules.append(FLOOR)
+    return Table(
+        title="Test accuracy (%)",
+        headings=("configuration", "data", "seeds", *(label(rule) for rule in rules)),
+        rows=tuple(
+            (
+                comparison.name,
+                comparison.first.record.data["name"],
+                " or ".join(str(n) for n in sorted({len(runs) for runs in comparison.runs.values()})),
+                *(
+                    accuracy(comparison.runs[rule]).text(scale=100) if rule in comparison.runs else "not run"
+                    for rule in rules
+                ),
+            )
+            for comparison in comparisons
+        ),
+        notes=("Mean ± half the 95 % interval over seeds (Student's t); the epoch chosen on validation, or the last.",),
+        text_columns=2,
+    )
+
+
 def _accuracy_row(comparison: Comparison, rule: str) -> tuple[str, ...]:
     runs = comparison.runs.get(rule, [])
     if runs:

@@ -1,16 +1,16 @@
-"""The results block of a document: tables made from the committed records, between two markers."""
+"""The tables in a document: made from the committed records, between two markers."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from feedalign.bench.record import step_table
-from feedalign.experiments.comparison import accuracy_table, alignment_table, compare
+from feedalign.bench.record import ratio_table, step_table
+from feedalign.experiments.comparison import Comparison, accuracy_table, alignment_table, compare, overview_table
 from feedalign.experiments.errors import RecordError
 from feedalign.experiments.files import write_atomically
 from feedalign.experiments.records import RECORD, load_all
 from feedalign.experiments.report import load_benches
 from feedalign.experiments.tables import Table, to_markdown
-
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
 def tables(folder: Path) -> list[Table]:
@@ -19,11 +19,24 @@ def tables(folder: Path) -> list[Table]:
     Raises:
         RecordError: There is none.
     """
-    comparisons, benches = compare(load_all(folder)), load_benches(folder)
-    if not comparisons and not benches:
-        raise RecordError(f"Expected at least one {RECORD} at or below {folder}, found none.")
+    comparisons, benches = _read(folder)
     found = [make(comparison) for comparison in comparisons for make in (accuracy_table, alignment_table)]
     return [*(table for table in found if table is not None), *(step_table(record) for record in benches)]
+
+
+def overview(folder: Path) -> list[Table]:
+    """Return one table of all accuracies and one of all step times.
+
+    Raises:
+        RecordError: There is no record.
+    """
+    comparisons, benches = _read(folder)
+    found = [overview_table(comparisons)] if comparisons else []
+    return [*found, *(ratio_table(record) for record in benches)]
+
+
+BLOCKS: dict[str, Callable[[Path], list[Table]]] = {"results": tables, "overview": overview}
+"""What may stand between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->`` in a document."""
 
 
 def update(document: Path, folder: Path, *, check: bool = False) -> bool:
@@ -35,7 +48,7 @@ def update(document: Path, folder: Path, *, check: bool = False) -> bool:
         check: Change nothing.
 
     Raises:
-        RecordError: There is no such document, or it does not hold both markers once, in order; or there is no record.
+        RecordError: There is no such document, or it does not hold a pair of markers in order; or there is no record.
         OutputError: The document cannot be written.
     """
     try:
@@ -44,14 +57,38 @@ def update(document: Path, folder: Path, *, check: bool = False) -> bool:
         raise RecordError(
             f"Expected a document at {document}, found none that can be read: {error.strerror}."
         ) from error
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise RecordError(f"Expected the lines {BEGIN} and {END} once each in {document}, in this order. Add them.")
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    block = "\n".join(to_markdown(table) for table in tables(folder))
-    renewed = f"{before}{BEGIN}\n{block}{END}{after}"
+    if not any(mark in text for name in BLOCKS for mark in markers(name)):
+        begin, end = markers("results")
+        raise RecordError(f"Expected the lines {begin} and {end} once each in {document}, in this order. Add them.")
+    renewed = text
+    for name in BLOCKS:
+        renewed = _renew(renewed, name, document, folder)
     if renewed == text:
         return False
     if not check:
         write_atomically(document, renewed.encode())
     return True
+
+
+def markers(name: str) -> tuple[str, str]:
+    """Return the lines that a block stands between."""
+    return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+
+
+def _renew(text: str, name: str, document: Path, folder: Path) -> str:
+    begin, end = markers(name)
+    if begin not in text and end not in text:
+        return text
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise RecordError(f"Expected the lines {begin} and {end} once each in {document}, in this order. Add them.")
+    before, rest = text.split(begin)
+    _, after = rest.split(end)
+    block = "\n".join(to_markdown(table) for table in BLOCKS[name](folder))
+    return f"{before}{begin}\n{block}{end}{after}"
+
+
+def _read(folder: Path) -> tuple[list[Comparison], list[dict[str, Any]]]:
+    comparisons, benches = compare(load_all(folder)), load_benches(folder)
+    if not comparisons and not benches:
+        raise RecordError(f"Expected at least one {RECORD} at or below {folder}, found none.")
+    return comparisons, benches
