@@ -102,8 +102,8 @@ def test_label_noise_touches_training_labels_only():
     ("config", "message"),
     [
         (DataConfig("mnits"), "There is no data set 'mnits'. Did you mean 'mnist'?"),
-        (DataConfig("digits", validation=1400), "expected to hold out 1 to 1,399, found 1,400"),
-        (DataConfig("digits", validation=0), "expected to hold out 1 to 1,399, found 0"),
+        (DataConfig("digits", validation=1400), "expected to hold out 0 to 1,399, found 1,400"),
+        (DataConfig("digits", validation=-1), "expected to hold out 0 to 1,399, found -1"),
         (DataConfig("digits", limit=0), "limit of at least 1 training sample, found 0"),
         (DataConfig("digits", label_noise=1.5), r"label noise in \[0, 1\], found 1.5"),
     ],

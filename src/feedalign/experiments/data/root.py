@@ -84,11 +84,13 @@ def fetch(file: File, root: Path, *, download: bool = True) -> Path:
 
 
 def missing(places: list[str], root: Path, failure: str = "") -> str:
-    """Return the message for a file that lies nowhere: what was looked for, where, and the three ways out."""
+    """Return the message for a file that lies nowhere: what was looked for, where, and the ways out."""
     looked = "".join(f"\n  {root / place}" for place in places)
+    put = "Put" if failure else "Let `feedalign data fetch` download it, put"
     return (
         f"A data file is missing. Expected one of these:{looked}\n{failure}"
-        f"Put the file there, or name the folder that holds it: pass it as the data root, or set {VARIABLE}. "
+        f"{put} the file there, or name the folder that holds it: pass it as the data root (--data-root), or "
+        f"set {VARIABLE}. "
         "The data set 'digits' needs no file and no network."
     )
 
