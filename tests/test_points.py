@@ -131,6 +131,17 @@ def test_nothing_found_by_itself_lists_the_modules() -> None:
         fa.attach(nn.ModuleDict({"a": nn.Linear(3, 3)}), fa.DFA())
 
 
+def test_a_model_without_modules_inside() -> None:
+    with pytest.raises(fa.PointsError, match=r"in Linear\..*It has no modules inside\."):
+        fa.attach(nn.Linear(3, 2), fa.DFA())
+
+
+def test_backprop_takes_no_wrong_names_either() -> None:
+    with pytest.raises(fa.PointsError, match=r"No module matches points='nope'"):
+        fa.attach(Deep(), fa.Backprop(), "nope")
+    assert "nothing is cut" in repr(fa.attach(nn.Linear(3, 2), fa.Backprop()))
+
+
 def test_a_function_read_by_several_layers_cannot_be_cut_by_itself() -> None:
     class Fork(nn.Module):
         def __init__(self) -> None:

@@ -59,7 +59,8 @@ def attach(model: nn.Module, rule: Rule, points: Points = "auto", output: str | 
         raise PointsError("The model is compiled already. Attach first: attach(model, ...), then torch.compile(model).")
     if any(isinstance(getattr(hook, "__self__", None), Attachment) for hook in model._forward_pre_hooks.values()):
         raise PointsError("The model has an attachment already. Call its remove() before attaching another rule.")
-    selected = select(model, points) if rule.cuts else []
+    # Backpropagation cuts nothing, but a name that is wrong for the other rules is wrong for it too.
+    selected = select(model, points) if rule.cuts or points != "auto" else []
     name = None if output is None else find_module(model, output)
     if any(point.module == name and not point.at_input for point in selected):
         raise PointsError(f"{name!r} is named both as a point and as the output. Leave it out of points=.")

@@ -59,9 +59,8 @@ def select(model: nn.Module, points: Points) -> list[Point]:
 
 def candidates(model: nn.Module) -> str:
     """Return the modules of a model, one a line, for the message of an error."""
-    return "The modules are:\n" + listing(
-        f"{name}  ({type(module).__name__})" for name, module in model.named_modules() if name
-    )
+    modules = [f"{name}  ({type(module).__name__})" for name, module in model.named_modules() if name]
+    return "The modules are:\n" + listing(modules) if modules else "It has no modules inside."
 
 
 def find_module(model: nn.Module, pattern: str) -> str:
