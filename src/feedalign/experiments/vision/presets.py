@@ -92,8 +92,13 @@ PRESETS: dict[str, Preset] = {
         replace(LAUNAY, data=DataConfig("mnist", validation=0)),
     ),
     "launay-mnist-tuned": Preset(
-        "the same net for 20 epochs of Adam with a cosine schedule, learning rate and dropout tuned per rule",
-        replace(LAUNAY, optimiser=OptimiserConfig("adam", 1e-3), schedule=ScheduleConfig("cosine"), epochs=20),
+        "the same net for 30 epochs of Adam with a cosine schedule, learning rate and dropout tuned per rule",
+        replace(LAUNAY, optimiser=OptimiserConfig("adam", 1e-3), schedule=ScheduleConfig("cosine"), epochs=30),
+        {
+            "bp": {"optimiser.learning_rate": 0.001, "model.dropout": 0.1},
+            "dfa": {"optimiser.learning_rate": 0.001, "model.dropout": 0.0},
+            "shallow": {"optimiser.learning_rate": 0.004, "model.dropout": 0.0},
+        },
     ),
     "nokland-mnist": Preset(
         "MNIST, 784-800-800-800-10 tanh as in Nøkland 2016, tuned per rule",
