@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import feedalign as fa
-from closed_form.numbers import array, shared_uniform
+from closed_form.oracle_numbers import array, shared_uniform
 from zoo import ZOO, Siamese, batch, build, run
 
 

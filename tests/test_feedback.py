@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import feedalign as fa
-from feedalign.feedback import Site
+from feedalign.feedback import Projection, Site, dense
 from feedalign.layout import error_shape, match
 
 FAMILIES = [fa.Uniform, fa.Normal, fa.Orthogonal]
@@ -22,8 +22,12 @@ def widest(sites: tuple[Site, ...]) -> Site:
 
 
 def matrices(feedback: fa.Feedback, sites: tuple[Site, ...], rows: int = 5, seed: int = 0) -> list[Tensor]:
-    project = feedback.projection(seed, sites, widest(sites), rows, torch.float64, torch.device("cpu"))
-    return project(torch.eye(rows, dtype=torch.float64))
+    return projection(feedback, sites, rows, seed)(torch.eye(rows, dtype=torch.float64))
+
+
+def projection(feedback: fa.Feedback, sites: tuple[Site, ...], rows: int = 5, seed: int = 0) -> Projection:
+    drawn = lambda parts: dense(feedback, seed, parts, rows, torch.float64, torch.device("cpu"))  # noqa: E731
+    return feedback.projection(sites, widest(sites), drawn)
 
 
 SITES = (Site("a", 30, 30), Site("b", 20, 20), Site("c", 30, 30))
@@ -59,8 +63,7 @@ def test_orthogonal_rows_and_columns() -> None:
 
 
 def test_points_of_one_width_share_one_tensor() -> None:
-    project = fa.Uniform().projection(0, SITES, widest(SITES), 5, torch.float32, torch.device("cpu"))
-    a, _, c = project(torch.randn(7, 5))
+    a, _, c = projection(fa.Uniform(), SITES)(torch.randn(7, 5, dtype=torch.float64))
     assert a.data_ptr() == c.data_ptr()
 
 
@@ -165,6 +168,24 @@ def test_any_signal_takes_the_shape_of_its_point(rows: list[int], features: list
 )
 def test_error_shapes(shape: tuple[int, ...], expected: tuple[tuple[int, ...], int]) -> None:
     assert error_shape(shape) == expected
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_batches_of_every_length_share_one_matrix(shared: bool) -> None:
+    """A matrix a length would fill the memory: sentences come in hundreds of lengths."""
+    model = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 4), nn.Tanh(), Mean(), nn.Linear(4, 3))
+    handle = fa.attach(model, fa.DFA(feedback=fa.Uniform(positions="repeat", shared=shared)), nn.Tanh)
+    norms = []
+    for length in (3, 5, 9):
+        model(torch.ones(2, length, dtype=torch.long)).sum().backward()
+        norms.append(handle.last.signals["2"].item())
+    assert len(handle.planner._matrices) == 1
+    assert norms == pytest.approx([norms[0]] * 3)  # of the signal over all positions, whatever their number
+
+
+class Mean(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(1)
 
 
 def test_a_point_wider_than_the_shared_matrix_that_shows_up_late() -> None:

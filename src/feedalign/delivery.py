@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from feedalign.errors import SignalError, listing
-from feedalign.feedback import Projection, Site
+from feedalign.feedback import Projection, Site, dense
 from feedalign.layout import Layout, error_shape, match
 from feedalign.recording import Facts, Recording
 from feedalign.rules import BroadcastRule
+
+SHAPES = 256
+"""Deliveries are kept for so many combinations of shapes: sentences come in many lengths."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +85,11 @@ class Planner:
     """Those of them that have nothing to train below, and so receive no signal."""
     error_width: int | None = None
     _deliveries: dict[Any, list[Delivery]] = field(default_factory=dict)
-    _projections: dict[Any, Projection] = field(default_factory=dict)
+    _matrices: dict[Any, Tensor] = field(default_factory=dict)
 
     def __getstate__(self) -> dict[str, Any]:
         # Matrices are rebuilt from the seed, so a copy or a pickle carries none.
-        return {**self.__dict__, "_deliveries": {}, "_projections": {}}
+        return {**self.__dict__, "_deliveries": {}, "_matrices": {}}
 
     def plan(self, recording: Recording) -> list[Delivery]:
         """Return one delivery per output of the recording.
@@ -99,6 +102,8 @@ class Planner:
         key = (tuple(recording.arrivals), tuple(recording.outputs))
         if key not in self._deliveries:
             recording.check()
+            if len(self._deliveries) >= SHAPES:
+                self._deliveries.clear()
             self._deliveries[key] = self._make(recording)
         return self._deliveries[key]
 
@@ -106,10 +111,8 @@ class Planner:
         """Return the scaled feedback matrix ``[C, D_i]`` of every point that has run, in the order of running."""
         assert self.error_width is not None  # known as soon as a point has run
         sites = tuple(layout.site for layout in self.layouts.values())
-        cpu = torch.device("cpu")
-        project = self.rule.feedback.projection(
-            self.rule.seed, sites, self.widest(), self.error_width, torch.float64, cpu
-        )
+        like = Facts(torch.Size(), torch.float64, torch.device("cpu"))
+        project = self.rule.feedback.projection(sites, self.widest(), partial(self._dense, self.error_width, like))
         return project(torch.eye(self.error_width, dtype=torch.float64))
 
     def widest(self, layouts: Iterable[Layout] = ()) -> Site:
@@ -138,15 +141,19 @@ class Planner:
         if not sites:
             return lambda error: []
         widest = self.widest(layouts)
-        make = partial(self.rule.feedback.projection, self.rule.seed, sites, widest, width, facts.dtype, facts.device)
-        if torch.compiler.is_compiling():
-            return make()
-        self._remember(layouts, width)
-        self.silent = {layout.site.key for layout in layouts} - {site.key for site in sites}
-        key = (sites, widest, width, facts.dtype, facts.device)
-        if key not in self._projections:
-            self._projections[key] = make()
-        return self._projections[key]
+        if not torch.compiler.is_compiling():
+            self._remember(layouts, width)
+            self.silent = {layout.site.key for layout in layouts} - {site.key for site in sites}
+        return self.rule.feedback.projection(sites, widest, partial(self._dense, width, facts))
+
+    def _dense(self, width: int, like: Facts, parts: tuple[tuple[str, int, float], ...]) -> Tensor:
+        key = (parts, width, like.dtype, like.device)
+        if not torch.compiler.is_compiling() and key in self._matrices:
+            return self._matrices[key]
+        matrix: Tensor = dense(self.rule.feedback, self.rule.seed, parts, width, like.dtype, like.device)
+        if not torch.compiler.is_compiling():
+            self._matrices[key] = matrix
+        return matrix
 
     def _remember(self, layouts: list[Layout], width: int) -> None:
         """Raise if a matrix would not be the one that the point has learnt with so far."""

@@ -38,7 +38,7 @@ def _rows(attachment: Attachment, tap: str) -> list[tuple[str, ...]]:
     assert isinstance(attachment.rule, BroadcastRule)
     feedback_of = attachment.rule.feedback
     layouts = list(planner.layouts.values())
-    factors = [feedback_of.factor(layout.site, planner.widest()) for layout in layouts]
+    factors = [feedback_of.factor(layout.site.width, planner.widest().width) for layout in layouts]
     family = type(feedback_of).__name__.lower()
     rows: list[tuple[str, ...]] = []
     for layout, factor in zip(layouts, factors, strict=True):

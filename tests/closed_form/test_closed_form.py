@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import feedalign as fa
-from closed_form.numbers import Array, array, shared_uniform, softmax
+from closed_form.oracle_numbers import Array, array, shared_uniform, softmax
 
 
 @pytest.fixture(autouse=True)

@@ -9,12 +9,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 Projection = Callable[[Tensor], list[Tensor]]
+Dense = Callable[[tuple[tuple[str, int, float], ...]], Tensor]
 
 
 class Site(NamedTuple):
@@ -78,63 +80,40 @@ class Feedback(ABC):
         with torch.device("cpu"):  # whatever the user's default device is
             return self.draw(rows, columns, generator)
 
-    def factor(self, site: Site, widest: Site) -> float:
-        """Return what a site's numbers are multiplied by: ``gain`` over the root of the width."""
-        width = site.width if self.scale == "point" else widest.width
-        return self.gain / math.sqrt(width)
+    def factor(self, width: int, widest: int) -> float:
+        """Return what the numbers of a point are multiplied by: ``gain`` over the root of a width."""
+        return self.gain / math.sqrt(width if self.scale == "point" else widest)
 
-    def projection(
-        self, seed: int, sites: tuple[Site, ...], widest: Site, rows: int, dtype: torch.dtype, device: torch.device
-    ) -> Projection:
+    def projection(self, sites: tuple[Site, ...], widest: Site, dense: Dense) -> Projection:
         """Return the function that maps an error ``[N, C]`` to one signal ``[N, D_i]`` per site.
 
         Args:
-            seed: Seed of the rule.
             sites: The points, in the order in which signals are wanted. A key may occur several times.
             widest: The most columns and the largest width among all points, those that want no signal included.
-            rows: ``C``, the width of the error.
-            dtype: Type of the error.
-            device: Device of the error.
+            dense: Returns matrices (key, columns, factor) side by side, ``[C, sum of columns]``.
         """
-        factors = [self.factor(site, widest) for site in sites]
-        if not self.shared:
-            return self._separate(seed, sites, rows, factors, dtype, device)
-        # The widest point's factor is in the matrix, so that the largest signal is the product itself, uncopied.
-        largest = self.factor(widest, widest)
-        matrix = dense(self, seed, (("shared", widest.columns, largest),), rows, dtype, device)
-        ratios = [factor / largest for factor in factors]
+        own = dict.fromkeys((site.key, site.columns) for site in sites)
+        parts = [("shared", widest.columns)] if self.shared else list(own)
+        # The factor is in the matrix, so that no signal is copied; but not where it counts positions, whose number
+        # may vary from batch to batch.
+        factors = [self.factor(columns, widest.columns) for _, columns in parts]
+        matrix = dense(tuple((*part, factor) for part, factor in zip(parts, factors, strict=True)))
+        starts = [0, *accumulate(columns for _, columns in parts)]
+        cuts = []
+        for site in sites:
+            place = 0 if self.shared else parts.index((site.key, site.columns))
+            ratio = self.factor(site.width, widest.width) / factors[place]
+            cuts.append((starts[place], site.columns, ratio))
+        # Points of one width that share a matrix receive the very same tensor.
+        distinct = list(dict.fromkeys(cuts))
 
         def project(error: Tensor) -> list[Tensor]:
             product = error @ matrix
-            # Points of one width receive the very same tensor.
-            made: dict[tuple[int, float], Tensor] = {}
-            for site, ratio in zip(sites, ratios, strict=True):
-                if (site.columns, ratio) not in made:
-                    signal = product if site.columns == widest.columns else product[:, : site.columns]
-                    made[site.columns, ratio] = signal if ratio == 1 else signal * ratio
-            return [made[site.columns, ratio] for site, ratio in zip(sites, ratios, strict=True)]
-
-        return project
-
-    def _separate(
-        self,
-        seed: int,
-        sites: tuple[Site, ...],
-        rows: int,
-        factors: list[float],
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> Projection:
-        parts = tuple(
-            dict.fromkeys((site.key, site.columns, factor) for site, factor in zip(sites, factors, strict=True))
-        )
-        matrix = dense(self, seed, parts, rows, dtype, device)
-        columns = [part[1] for part in parts]
-        places = [parts.index((site.key, site.columns, factor)) for site, factor in zip(sites, factors, strict=True)]
-
-        def project(error: Tensor) -> list[Tensor]:
-            signals = (error @ matrix).split(columns, dim=1)
-            return [signals[place] for place in places]
+            made: dict[tuple[int, int, float], Tensor] = {}
+            for start, columns, ratio in distinct:
+                signal = product if columns == product.shape[1] else product[:, start : start + columns]
+                made[start, columns, ratio] = signal if ratio == 1 else signal * ratio
+            return [made[cut] for cut in cuts]
 
         return project
 
