@@ -288,11 +288,12 @@ class LossInside(nn.Module):
 
 
 class PerRow(nn.Module):
-    """One number per row, as in click-through models: the output is [N]."""
+    """One number per row, as in click-through models: the output is [N]. It also has a layer that it never uses."""
 
     def __init__(self) -> None:
         super().__init__()
         self.body, self.head = nn.Sequential(nn.Linear(6, 10), nn.ReLU()), nn.Linear(10, 1)
+        self.unused = nn.Linear(3, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.body(x)).squeeze(1)
