@@ -1,6 +1,7 @@
 """Fixtures that several folders of tests share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,12 @@ def data_root() -> Path:
     if os.environ.get("FEEDALIGN_DATA_REQUIRED") == "1":
         pytest.fail(message)
     pytest.skip(message)
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Float64 by default, for comparisons with formulas, and random numbers that are always the same."""
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(torch.float32)

@@ -12,13 +12,7 @@ import feedalign as fa
 from closed_form.oracle_numbers import array, shared_uniform
 from zoo import ZOO, Siamese, batch, build, run
 
-
-@pytest.fixture(autouse=True)
-def _float64():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:

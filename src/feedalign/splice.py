@@ -50,10 +50,8 @@ def splice(output: Any, points: Sequence[Tensor], pull: Pull) -> Any:
     With ``B_i`` fixed and random of shape ``[C, D_i]`` that is DFA; with ``B_i`` the product of the transposed
     weights above it is backpropagation; with no signal at all only the head learns.
 
-    The whole backward pass stays one autograd graph, in which no block waits for the block above it. So
-    accumulation, clipping, AMP, DDP, ``torch.compile``, checkpointing, and several forwards before one backward
-    work as they do for any model. And because a cut input needs no gradient, autograd skips the product with
-    the transposed weights in the first layer of every block.
+    The whole backward pass stays one autograd graph, in which no block waits for the block above it, so all that
+    works on a graph works here. Since a cut input needs no gradient, autograd skips a product for every block.
 
     Args:
         output: What the model returns: a tensor ``[..., C]``, or tensors in a tuple, list, dict, dataclass.

@@ -12,13 +12,7 @@ from torch.nn import functional as F
 import feedalign as fa
 from closed_form.oracle_numbers import Array, array, shared_uniform, softmax
 
-
-@pytest.fixture(autouse=True)
-def _float64():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def close(parameter: torch.Tensor, expected: Array) -> None:

@@ -24,11 +24,7 @@ def rule(request: pytest.FixtureRequest) -> fa.Rule:
     return RULES[request.param]()
 
 
-@pytest.fixture(autouse=True)
-def _float64():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def attached(exhibit: Exhibit, rule: fa.Rule, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, fa.Attachment]:

@@ -21,11 +21,7 @@ BROADCAST = [name for name, make in RULES.items() if isinstance(make(), fa.Broad
 PLAIN = [e for e in ZOO if e.name not in ("siamese", "mlp-reused-relu", "image-to-image")]
 
 
-@pytest.fixture(autouse=True)
-def _float64():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def slow(exhibit: Exhibit, handle: fa.Attachment, inputs: tuple[Tensor, ...]) -> dict[str, Tensor | None]:
