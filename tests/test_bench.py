@@ -229,6 +229,16 @@ def test_the_record_holds_what_was_measured(recorded: tuple[dict, Path]) -> None
     assert record["cases"][3]["parameters"] == sum(parameter.numel() for parameter in cnn().parameters())
 
 
+@pytest.mark.parametrize(("setting", "words"), [("true", "2 threads bound to cores"), ("false", "2 threads,")])
+def test_the_record_says_whether_threads_were_bound(
+    setting: str, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OMP_PROC_BIND", setting)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    record = run(StepConfig(cases=("mlp-16x256",), methods=("backprop",), rounds=2, warmup=1), tmp_path)
+    assert words in bench_tables(record)[0].title
+
+
 def test_the_table_holds_what_the_record_holds(recorded: tuple[dict, Path]) -> None:
     record, _ = recorded
     table = step_table(record)

@@ -8,7 +8,7 @@ from typing import Any
 from feedalign.bench import accuracy, alignment, feedback, memory, step
 from feedalign.bench.timing import Progress
 from feedalign.experiments.files import writable_folder
-from feedalign.experiments.provenance import provenance
+from feedalign.experiments.provenance import provenance, threads_bound
 from feedalign.experiments.records import RECORD, SCHEMA, describe, write_json
 
 Config = (
@@ -41,6 +41,7 @@ def run(config: Config, folder: Path, progress: Progress | None = None) -> dict[
         "experiment": experiment,
         "config": describe(config),
         **provenance(config.device),
+        "threads_bound": threads_bound(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "cases": measure(config, progress),
     }

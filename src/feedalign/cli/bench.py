@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 import tyro
 from rich.progress import Progress
 
@@ -17,6 +18,7 @@ from feedalign.bench.record import Config, run
 from feedalign.bench.step import USUAL, StepConfig
 from feedalign.bench.tables import bench_tables
 from feedalign.cli.console import say, show, standard_error, standard_output
+from feedalign.experiments.provenance import threads_bound
 
 CASE_NAMES = f"Which systems: {', '.join(case.name for case in CASES)}; transformer stands for both of its placements."
 METHOD_NAMES = "Ways to take a step, backprop among them: " + "; ".join(
@@ -204,6 +206,13 @@ class BenchAccuracy:
 
 
 def _run(config: Config, output: Path) -> None:
+    timed = not isinstance(config, AccuracyConfig)
+    if timed and config.device == "cpu" and torch.get_num_threads() > 1 and not threads_bound():
+        say(
+            standard_error(),
+            "Threads may come to share a core, which halves the speed of one method or another by chance. To keep each "
+            "on a core of its own: OMP_PROC_BIND=true feedalign bench ...",
+        )
     with Progress(console=standard_error(), transient=True) as bars:
         tasks = {}
 

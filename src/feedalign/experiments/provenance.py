@@ -1,5 +1,6 @@
 """Where a result comes from: versions, commit, machine."""
 
+import os
 import platform
 import resource
 import subprocess
@@ -33,7 +34,13 @@ def provenance(device: str) -> dict[str, Any]:
 def machine(record: dict[str, Any]) -> str:
     """Return what a record was made on, in words: ``"cpu with 2 threads"``."""
     threads = record["threads"]
-    return f"{record['device']} with {threads} {'thread' if threads == 1 else 'threads'}"
+    bound = " bound to cores" if record.get("threads_bound") else ""
+    return f"{record['device']} with {threads} {'thread' if threads == 1 else 'threads'}{bound}"
+
+
+def threads_bound() -> bool:
+    """Return whether OpenMP keeps every CPU thread on a core of its own, as ``OMP_PROC_BIND=true`` asks it to."""
+    return os.environ.get("OMP_PROC_BIND", "false").lower() not in ("", "false")
 
 
 def source_commit(package: Path = PACKAGE) -> tuple[str | None, bool]:
