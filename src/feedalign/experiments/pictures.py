@@ -12,6 +12,7 @@ from feedalign.experiments.files import writable_folder, write_atomically
 from feedalign.experiments.records import load_all
 from feedalign.experiments.report import load_benches
 from feedalign.experiments.styles import png
+from feedalign.experiments.theory import studied
 
 
 def write_pictures(folder: Path, output: Path) -> list[Path]:
@@ -41,3 +42,5 @@ def _figures(folder: Path) -> Iterator[tuple[str, Figure]]:
     for record in load_benches(folder):
         draw, *_ = PICTURES[record["experiment"]]
         yield record["experiment"], draw(record, False)
+    for study, record in studied(folder):
+        yield from ((f"{study.experiment}-{what}", figure) for what, figure in study.pictures(record).items())

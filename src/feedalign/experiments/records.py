@@ -15,6 +15,8 @@ from feedalign.experiments.files import write_atomically
 
 SCHEMA = 1
 RECORD, CURVE, EMBEDDING = "record.json", "curve.jsonl", "embedding.json"
+OTHERS = {"cases", "findings"}
+"""What the records of benchmarks and studies hold, and those of runs do not."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +152,8 @@ def load_all(directory: Path, experiment: str | None = None) -> list[Run]:
 
     Args:
         directory: Where to look.
-        experiment: Only runs of this kind. By default all runs; benchmarks, whose records hold ``"cases"``,
-            are passed over.
+        experiment: Only runs of this kind. By default all runs; benchmarks, whose records hold ``"cases"``, and
+            studies of the theory, whose records hold ``"findings"``, are passed over.
 
     Raises:
         RecordError: A ``record.json`` there is not a record; the message names it.
@@ -160,7 +162,7 @@ def load_all(directory: Path, experiment: str | None = None) -> list[Run]:
     return [
         _run(file, value)
         for file, value in found
-        if (value.get("experiment") == experiment if experiment else "cases" not in value)
+        if (value.get("experiment") == experiment if experiment else value.keys().isdisjoint(OTHERS))
     ]
 
 

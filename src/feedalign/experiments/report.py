@@ -1,7 +1,7 @@
 """One self-contained HTML file from records: a summary in words, tables, pictures, and where it all comes from."""
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -26,6 +26,8 @@ from feedalign.experiments.provenance import machine
 from feedalign.experiments.records import RECORD, Run, load_all, read_json
 from feedalign.experiments.styles import svg
 from feedalign.experiments.tables import Table, to_html
+from feedalign.experiments.theory import studied
+from feedalign.experiments.theory.study import Study, Written
 
 TEMPLATE = "report.html.jinja"
 
@@ -70,14 +72,14 @@ def write_report(folder: Path, output: Path) -> Path:
         RecordError: There is no record, or a file is not one.
         OutputError: The file cannot be written.
     """
-    runs, benches = load_all(folder), load_benches(folder)
-    if not runs and not benches:
+    runs, benches, studies = load_all(folder), load_benches(folder), studied(folder)
+    if not runs and not benches and not studies:
         raise RecordError(
             f"Expected at least one {RECORD} at or below {folder}, found none. "
             "`feedalign demo` makes some in about a minute."
         )
     writable_folder(output.parent)
-    write_atomically(output, render(runs, benches).encode())
+    write_atomically(output, render(runs, benches, studies).encode())
     return output
 
 
@@ -87,16 +89,18 @@ def load_benches(folder: Path) -> list[dict[str, Any]]:
     return [record for record in found if "cases" in record]
 
 
-def render(runs: list[Run], benches: list[dict[str, Any]]) -> str:
+def render(runs: list[Run], benches: list[dict[str, Any]], studies: Sequence[tuple[Study, Written]] = ()) -> str:
     """Return the report as HTML, the same text for the same records."""
     sections = [_comparison_section(comparison) for comparison in compare(runs)]
     sections += [_bench_section(record) for record in benches]
-    days = sorted({run.record.started[:10] for run in runs} | {record["started"][:10] for record in benches})
+    sections += [_study_section(study, record) for study, record in studies]
+    started = [record["started"] for record in (*benches, *(record for _, record in studies))]
+    days = sorted({day[:10] for day in (*started, *(run.record.started for run in runs))})
     template = files("feedalign.experiments").joinpath(TEMPLATE).read_text(encoding="utf-8")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(template).render(
         title="Learning without weight transport: results",
-        runs=len(runs) + len(benches),
+        runs=len(runs) + len(benches) + len(studies),
         dates=days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}",
         version=__version__,
         sections=sections,
@@ -212,6 +216,31 @@ def _bench_section(record: dict[str, Any]) -> Section:
         tables=[Markup(to_html(table)) for table in bench_tables(record)],
         pictures=[picture] if picture is not None else [],
         details=[Detail("Where these numbers come from", Markup(to_html(provenance)))],
+    )
+
+
+def _study_section(study: Study, record: Written) -> Section:
+    pictures = []
+    for name, figure in study.pictures(record).items():
+        drawn, caption = _address(figure), str(figure.get_label()) or f"{study.name}: {name}"
+        # The tables hold what a picture shows; its caption says what to look for.
+        pictures.append(Picture(drawn, drawn, caption, caption))
+    settings = tuple((key, str(value)) for key, value in flat(record["config"]).items())
+    provenance = Table(
+        "This study",
+        ("started (UTC)", "seconds"),
+        ((_minute(record["started"]), f"{record['wall_seconds']:.0f}"),),
+        notes=(_origin(record),),
+    )
+    return Section(
+        heading=f"Theory: {study.name}",
+        summary=[study.about],
+        tables=[Markup(to_html(table)) for table in study.tables(record)],
+        pictures=pictures,
+        details=[
+            Detail("Configuration", Markup(to_html(Table("Settings", ("setting", "value"), settings, text_columns=2)))),
+            Detail("Where these numbers come from", Markup(to_html(provenance))),
+        ],
     )
 
 

@@ -14,6 +14,8 @@ from feedalign.experiments.files import write_atomically
 from feedalign.experiments.records import RECORD, load_all
 from feedalign.experiments.report import load_benches
 from feedalign.experiments.tables import Table, to_markdown
+from feedalign.experiments.theory import STUDIES, studied
+from feedalign.experiments.theory.study import PREFIX, Study, Written
 
 
 def tables(folder: Path) -> list[Table]:
@@ -22,9 +24,10 @@ def tables(folder: Path) -> list[Table]:
     Raises:
         RecordError: There is none.
     """
-    comparisons, benches = _read(folder)
+    comparisons, benches, studies = _read(folder)
     found = [table for one in comparisons for table in (accuracy_table(one), *alignment_tables(one))]
-    return [*found, *(table for record in benches for table in bench_tables(record))]
+    found += [table for record in benches for table in bench_tables(record)]
+    return [*found, *(table for study, record in studies for table in study.tables(record))]
 
 
 def overview(folder: Path) -> list[Table]:
@@ -33,7 +36,7 @@ def overview(folder: Path) -> list[Table]:
     Raises:
         RecordError: There is no record.
     """
-    comparisons, benches = _read(folder)
+    comparisons, benches, _ = _read(folder)
     found = [overview_table(comparisons)] if comparisons else []
     return [*found, *(ratio_table(record) for record in benches if record["experiment"] == "bench-step")]
 
@@ -44,7 +47,7 @@ def rules(folder: Path) -> list[Table]:
     Raises:
         RecordError: There is no record of one.
     """
-    comparisons, _ = _read(folder)
+    comparisons, _, _ = _read(folder)
     by_name = {comparison.name: comparison for comparison in comparisons}
     found = [by_name[name] for name in OF_ALL_RULES if name in by_name]
     if not found:
@@ -73,11 +76,27 @@ def bench(kind: str, folder: Path) -> list[Table]:
     return [table for record in found for table in bench_tables(record)]
 
 
+def theory(name: str, folder: Path) -> list[Table]:
+    """Return the tables of one study of the theory.
+
+    Raises:
+        RecordError: There is none.
+    """
+    found = [study.tables(record) for study, record in studied(folder) if study.name == name]
+    if not found:
+        raise RecordError(
+            f"Expected a record of {PREFIX}{name} at or below {folder}, found none. `feedalign theory {name}` makes "
+            "one."
+        )
+    return [table for tables in found for table in tables]
+
+
 BLOCKS: dict[str, Callable[[Path], list[Table]]] = {
     "results": tables,
     "overview": overview,
     "rules": rules,
     **{kind: partial(bench, kind) for kind in TABLES},
+    **{study.experiment: partial(theory, study.name) for study in STUDIES.values()},
 }
 """What may stand between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->`` in a document."""
 
@@ -130,8 +149,8 @@ def _renew(text: str, name: str, document: Path, folder: Path) -> str:
     return f"{before}{begin}\n{block}{end}{after}"
 
 
-def _read(folder: Path) -> tuple[list[Comparison], list[dict[str, Any]]]:
-    comparisons, benches = compare(load_all(folder)), load_benches(folder)
-    if not comparisons and not benches:
+def _read(folder: Path) -> tuple[list[Comparison], list[dict[str, Any]], list[tuple[Study, Written]]]:
+    comparisons, benches, studies = compare(load_all(folder)), load_benches(folder), studied(folder)
+    if not comparisons and not benches and not studies:
         raise RecordError(f"Expected at least one {RECORD} at or below {folder}, found none.")
-    return comparisons, benches
+    return comparisons, benches, studies

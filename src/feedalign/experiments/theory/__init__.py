@@ -2,10 +2,11 @@
 
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
 from feedalign.errors import nearest
 from feedalign.experiments.errors import ExperimentError
-from feedalign.experiments.theory.study import Study
+from feedalign.experiments.theory.study import PREFIX, Study, Written, load_studies
 
 NAMES = (
     *("ode", "phases", "degeneracy", "relu"),
@@ -28,6 +29,17 @@ def _found() -> dict[str, Study]:
 
 
 STUDIES: dict[str, Study] = _found()
+
+
+def studied(folder: Path) -> list[tuple[Study, Written]]:
+    """Return the records of studies at or below a folder, each with its study, in the order of the story.
+
+    Raises:
+        RecordError: A ``record.json`` there is not a record; the message names it.
+        ExperimentError: There is no such study.
+    """
+    found = [(study(record["experiment"].removeprefix(PREFIX)), record) for record in load_studies(folder)]
+    return sorted(found, key=lambda pair: list(STUDIES).index(pair[0].name))
 
 
 def study(name: str) -> Study:

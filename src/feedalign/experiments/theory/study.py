@@ -110,3 +110,13 @@ def finished(study: Study, config: Any, folder: Path) -> Written | None:
             "Choose another output folder, or move this one away."
         )
     return found
+
+
+def load_studies(folder: Path) -> list[Written]:
+    """Return the records of studies at or below a folder, in the order of their paths.
+
+    Raises:
+        RecordError: A ``record.json`` there is not a record; the message names it.
+    """
+    found = (read_json(file) for file in sorted(folder.rglob(RECORD)))
+    return [record for record in found if str(record.get("experiment", "")).startswith(PREFIX)]
