@@ -1,8 +1,10 @@
 """Image classification: a configuration, the data, a model, a rule attached to it, a loop, a record."""
 
+from feedalign.experiments.runs import run_folder
+from feedalign.experiments.settings import Preset, with_settings
 from feedalign.experiments.vision.config import Config
-from feedalign.experiments.vision.presets import PRESETS, Preset, preset, preset_row, with_settings
-from feedalign.experiments.vision.runs import run, run_folder, sweep
+from feedalign.experiments.vision.presets import PRESETS, preset, preset_row
+from feedalign.experiments.vision.runs import run, sweep
 from feedalign.experiments.vision.tuning import Tuning, tune, tuning_table
 
 __all__ = [

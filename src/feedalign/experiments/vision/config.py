@@ -1,16 +1,16 @@
 """All that decides the numbers of an image classification run."""
 
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor, nn
 
 import feedalign as fa
+from feedalign.experiments.configured_rule import feedback_for, rule_for
 from feedalign.experiments.data import DataConfig
 from feedalign.experiments.models import CNNConfig, MLPConfig
-from feedalign.experiments.names import VARIANTS, rule_of, short_name
+from feedalign.experiments.names import short_name
 from feedalign.experiments.optimisation import OptimiserConfig, ScheduleConfig
-from feedalign.rules import RULES, BroadcastRule
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,8 @@ class Config:
             )
         # One name a rule, so that folders and tables agree: an unknown one raises here.
         object.__setattr__(self, "rule", short_name(self.rule))
-        object.__setattr__(self, "feedback", replace(self.feedback, **self._asked_of_feedback()))
+        object.__setattr__(self, "feedback", feedback_for(self.rule, self.feedback))
         self.build_rule()
-
-    def _asked_of_feedback(self) -> dict[str, Any]:
-        rule = RULES[rule_of(self.rule)].rule
-        learned = {"shared": False} if issubclass(rule, BroadcastRule) and rule.learns else {}
-        return {**learned, **(VARIANTS[self.rule].feedback if self.rule in VARIANTS else {})}
 
     def attach(self, model: nn.Module, example: Tensor) -> fa.Attachment:
         """Attach the rule to a model at the configured points.
@@ -83,9 +78,4 @@ class Config:
 
     def build_rule(self) -> fa.Rule:
         """Return the rule."""
-        name = rule_of(self.rule)
-        rule = RULES[name].rule
-        options: dict[str, Any] = {"feedback": self.feedback} if issubclass(rule, BroadcastRule) else {}
-        if any(option.name == "seed" for option in fields(rule)):  # type: ignore[arg-type]
-            options["seed"] = self.seed
-        return fa.rule(name, **options)
+        return rule_for(self.rule, self.seed, self.feedback)

@@ -3,36 +3,14 @@
 What was tuned, and how each trial did, is in ``results/vision/<name>/tuning.json``.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeVar
+from dataclasses import replace
 
 import feedalign as fa
-from feedalign.errors import nearest
 from feedalign.experiments.data import DataConfig
-from feedalign.experiments.errors import ExperimentError
 from feedalign.experiments.models import CNNConfig, MLPConfig
 from feedalign.experiments.optimisation import OptimiserConfig, ScheduleConfig
+from feedalign.experiments.settings import Preset, configured, named
 from feedalign.experiments.vision.config import Config
-
-ConfigT = TypeVar("ConfigT")
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A configuration, and what each rule changes in it.
-
-    Attributes:
-        about: What it is, in a sentence.
-        config: The configuration that the rules share.
-        rules: Per rule, the settings found by tuning: dotted names to values, as for :func:`with_settings`.
-        variants: Rules with other feedback that belong into a comparison of all rules.
-    """
-
-    about: str
-    config: Config
-    rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    variants: tuple[str, ...] = ()
 
 
 def preset(name: str, rule: str = "dfa", seed: int = 0) -> Config:
@@ -42,38 +20,16 @@ def preset(name: str, rule: str = "dfa", seed: int = 0) -> Config:
         ExperimentError: There is no preset of that name.
         ValueError: There is no rule of that name.
     """
-    row = preset_row(name)
-    config = replace(row.config, name=name, rule=rule, seed=seed)
-    return with_settings(config, row.rules.get(config.rule, {}))
+    return configured(PRESETS, name, rule, seed)
 
 
-def preset_row(name: str) -> Preset:
+def preset_row(name: str) -> Preset[Config]:
     """Return the preset called ``name``, with what each rule changes in it.
 
     Raises:
         ExperimentError: There is none of that name.
     """
-    if name not in PRESETS:
-        raise ExperimentError(f"There is no preset {name!r}.{nearest(name, PRESETS)} There are: {', '.join(PRESETS)}.")
-    return PRESETS[name]
-
-
-def with_settings(config: ConfigT, settings: Mapping[str, Any]) -> ConfigT:
-    """Return a copy of a configuration with settings changed, named as in ``{"optimiser.learning_rate": 0.1}``.
-
-    Raises:
-        ExperimentError: The configuration has no such setting.
-    """
-    for dotted, value in settings.items():
-        name, _, rest = dotted.partition(".")
-        known = [f.name for f in fields(config)]  # type: ignore[arg-type]
-        if name not in known:
-            raise ExperimentError(
-                f"{type(config).__name__} has no setting {name!r}.{nearest(name, known)} It has: {', '.join(known)}."
-            )
-        changed = with_settings(getattr(config, name), {rest: value}) if rest else value
-        config = replace(config, **{name: changed})  # type: ignore[type-var]
-    return config
+    return named(PRESETS, name)
 
 
 LAUNAY = Config(
@@ -102,7 +58,7 @@ RULES_CIFAR10 = Config(
     epochs=10,
 )
 
-PRESETS: dict[str, Preset] = {
+PRESETS: dict[str, Preset[Config]] = {
     "digits-demo": Preset(
         "scikit-learn's digits, a 64-128-128-128-10 tanh net: seconds, no download",
         Config(

@@ -19,10 +19,11 @@ from feedalign.experiments.files import exclusive, writable_folder
 from feedalign.experiments.names import label, rank, short_name
 from feedalign.experiments.progress import Progress, Silent
 from feedalign.experiments.records import SCHEMA, read_json, write_json
+from feedalign.experiments.runs import finished, require_config, run_folder
+from feedalign.experiments.settings import with_settings
 from feedalign.experiments.tables import Table
 from feedalign.experiments.vision.config import Config
-from feedalign.experiments.vision.presets import with_settings
-from feedalign.experiments.vision.runs import finished, rehearse, require_config, run, run_folder
+from feedalign.experiments.vision.runs import VISION, run
 
 TUNING, DIVERGED = "tuning.json", "diverged.json"
 SUMMARY_SECONDS = 60.0  # how long to wait for another process that is writing the summary
@@ -143,7 +144,7 @@ def tune(
     left = [(rule, n) for rule, n in wanted if tuning.outcome(rule, n) is None]
     for rule, number in left:
         config = tuning.trial(rule, number)
-        rehearse(config, read(config.data))
+        VISION.rehearse(config, read(config.data))
     for rule, number in left:
         if tuning.outcome(rule, number) is not None:  # another process has been at it since
             continue
