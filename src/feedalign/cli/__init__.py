@@ -1,4 +1,4 @@
-"""The command line: ``feedalign demo | train | tune | report | bench | inspect | data | table``.
+"""The command line: ``feedalign demo | train | tune | report | bench | theory | inspect | data | table``.
 
 Exit codes: 0 done, 1 a run that failed (or nobody reads on), 2 something the user can mend, 130 stopped by Ctrl-C.
 """

@@ -12,6 +12,7 @@ from feedalign.cli.demo import Demo
 from feedalign.cli.inspect import Inspect
 from feedalign.cli.report import Report
 from feedalign.cli.table import ShowTable
+from feedalign.cli.theory import Theory
 from feedalign.cli.train import TrainVision
 from feedalign.cli.tune import TuneVision
 
@@ -27,6 +28,7 @@ random matrices. These commands compare the two (and "shallow", where only the l
   feedalign report runs/demo                          tables and pictures
   feedalign bench step --cases mlp-8x1024             time of a training step
   feedalign bench memory --depths 8 64                and its memory, over depth
+  feedalign theory all --short                        why it learns: Align, then memorise
   feedalign inspect model.py:build --shape 1,1,28,28  where to cut your model
   feedalign data list                                 data sets, and where
 """
@@ -81,6 +83,7 @@ def _app() -> SubcommandApp:
     app.command(tune, name="tune", help=TUNE)
     app.command(name="report")(Report)
     app.command(bench, name="bench", help=BENCH)
+    app.command(name="theory")(Theory)
     app.command(name="inspect")(Inspect)
     app.command(data, name="data", help=DATA)
     app.command(name="table")(ShowTable)
