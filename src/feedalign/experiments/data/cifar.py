@@ -6,15 +6,13 @@ References:
 
 import hashlib
 import io
-import pickle
 import tarfile
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
 from feedalign.experiments.data.images import RawImages, Samples
+from feedalign.experiments.data.pickles import ArraysOnly
 from feedalign.experiments.data.root import File, Place, fetch, missing
 from feedalign.experiments.errors import DataError
 
@@ -121,25 +119,3 @@ def unpickle(content: bytes, name: str, source: Path) -> Samples:
     batch = ArraysOnly(io.BytesIO(content), encoding="bytes").load()
     images = torch.from_numpy(batch[b"data"].reshape(-1, 3, 32, 32))
     return Samples(images, torch.tensor(batch[b"labels"], dtype=torch.int64))
-
-
-class ArraysOnly(pickle.Unpickler):
-    """An unpickler that can make NumPy arrays, and call nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return one of the three things an array is made with.
-
-        Raises:
-            pickle.UnpicklingError: The pickle asks for anything else.
-        """
-        admitted = {
-            # The path under which NumPy 1 pickled it; NumPy 2 moved the module and warns about the old one.
-            ("numpy.core.multiarray", "_reconstruct"): np.ndarray.__reduce__(np.empty(0))[0],
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): np.dtype,
-        }
-        if (module, name) not in admitted:
-            raise pickle.UnpicklingError(
-                f"Expected a pickle of NumPy arrays only, found {module}.{name}. Do not open it."
-            )
-        return admitted[module, name]
