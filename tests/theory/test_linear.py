@@ -44,8 +44,8 @@ def test_weights_grow_as_the_alignment_matrices_say() -> None:
     y = x @ torch.randn(7, 4) / 4 + torch.randn(90, 4) / 2
     for batch in list(torch.arange(90).split(10)) * 12:
         with torch.no_grad():
-            correlation = -((model(x[batch]) - y[batch]).T @ x[batch]).numpy()
-        half_square(model(x[batch]), y[batch]).backward()
+            correlation = -((model(x[batch]) - y[batch]).T @ x[batch]).numpy() / 10
+        (half_square(model(x[batch]), y[batch]) / 10).backward()
         optimizer.step()
         optimizer.zero_grad()
         A = tuple(a + 0.1 * grown for a, grown in zip(A, linear.growth(A, G, correlation), strict=True))
