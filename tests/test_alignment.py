@@ -29,7 +29,7 @@ def two_layers() -> tuple[nn.Sequential, Tensor, Tensor]:
 def test_points_and_blocks_by_hand() -> None:
     model, x, y = two_layers()
     handle = fa.attach(model, fa.DFA(seed=2))
-    report = fa.alignment(handle, lambda: F.mse_loss(model(x), y))
+    report = fa.alignment(handle, lambda: F.mse_loss(model(x), y), block_samples=32)
     w1, w2, w3 = (array(model[i].weight) for i in (0, 2, 4))
     b1, b2, b3 = (array(model[i].bias) for i in (0, 2, 4))
     h1 = np.tanh(array(x) @ w1.T + b1)
@@ -57,9 +57,11 @@ def test_feedback_that_is_the_transposed_weights_aligns_exactly() -> None:
     model(x)
     with torch.no_grad():
         model[4].weight.copy_(2.5 * handle.planner.matrices()[0])
-    report = fa.alignment(handle, lambda: F.mse_loss(model(x), y))
+    report = fa.alignment(handle, lambda: F.mse_loss(model(x), y), block_samples=5)
     assert report.points["3"].mean == pytest.approx(1)
     assert report.blocks["3"].mean == pytest.approx(1)
+    assert report.blocks["3"].n == 5
+    assert report.updates["3"] == pytest.approx(1)
     assert report.points["3"].std == pytest.approx(0, abs=1e-12)
     assert fa.Uniform() == B
 
@@ -111,9 +113,10 @@ def test_dropout_masks_are_the_same_for_both() -> None:
     model(x)
     with torch.no_grad():
         model[3].weight.copy_(handle.planner.matrices()[0])
-    report = fa.alignment(handle, lambda: model(x).square().sum())
+    report = fa.alignment(handle, lambda: model(x).square().sum(), block_samples=32)
     assert report.points["2"].mean == pytest.approx(1)  # two masks would decorrelate the blocks' gradients
     assert report.blocks["2"].mean == pytest.approx(1)
+    assert report.updates["2"] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("exhibit", ZOO, ids=lambda exhibit: exhibit.name)
@@ -128,6 +131,9 @@ def test_measuring_changes_nothing(exhibit) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
     assert len(report.points) >= exhibit.count
     assert all(-1 <= cosine.mean <= 1 for cosine in report.points.values() if cosine.n)
+    # The outputs of these layers are points already, so there is nothing in between.
+    empty = ["encoder.layers.0", "encoder.layers.1"] if exhibit.name == "transformer-post-ln-micro" else []
+    assert [name for name, update in report.updates.items() if not -1 <= update <= 1] == empty
     run(model, inputs).backward()
     torch.manual_seed(4)
     run(twin, inputs).backward()

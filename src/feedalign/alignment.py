@@ -2,15 +2,17 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from feedalign.attach import Attachment
-from feedalign.backward import send
+from feedalign.blocks import merged, reached, sample_cosines, trainable
+from feedalign.cosine import cosine, row_cosines
 from feedalign.errors import SignalError, listing
 from feedalign.observe import Observation, observe
+from feedalign.received import receive
 from feedalign.summary import table
 
 
@@ -37,38 +39,49 @@ class Alignment:
     points: dict[str, Cosine]
     """By point: the signal against the true gradient there. By layer, for rules that transport through layers: the
     gradient that reaches its output against the true one; the last layer, where they are the same, is left out."""
-    blocks: dict[str, Cosine]
-    """By point, for the block that ends there: the gradients of the block's parameters that each causes."""
+    updates: dict[str, float]
+    """By point, for the block that ends there: the cosine, in [-1, 1], between the gradients of the block's parameters
+    under the rule and under backpropagation, over the whole batch. Those are what the optimiser follows: a small step
+    along the rule's lowers the loss where this is positive. By layer, for rules that transport: of its own parameters.
+    NaN where nothing trains, or a gradient is zero."""
+    blocks: dict[str, Cosine] = field(default_factory=dict)
+    """The same of the gradients that each sample by itself causes in the block. Empty unless asked for
+    (``block_samples``). Its spread tells how unlike samples are; a batch's update need not align like their mean."""
 
     def __repr__(self) -> str:
-        head = ("point", "signal: mean", "std", "block: mean", "std", "samples", "zero error", "undefined")
-        rows: list[tuple[str, ...]] = [head]
-        for name, cosine in self.points.items():
+        of_blocks = ("block: mean", "std") if self.blocks else ()
+        rows: list[tuple[str, ...]] = [
+            ("point", "signal: mean", "std", "update", *of_blocks, "samples", "zero error", "undefined")
+        ]
+        for name, found in self.points.items():
             block = self.blocks.get(name)
-            numbers = (f"{block.mean:+.3f}", f"{block.std:.3f}") if block else ("", "")
-            counts = (str(cosine.n), str(cosine.zero_error), str(cosine.undefined))
-            rows.append((name, f"{cosine.mean:+.3f}", f"{cosine.std:.3f}", *numbers, *counts))
+            numbers = (f"{block.mean:+.3f}", f"{block.std:.3f}") if block else ("",) * len(of_blocks)
+            counts = (str(found.n), str(found.zero_error), str(found.undefined))
+            signal = (f"{found.mean:+.3f}", f"{found.std:.3f}", f"{self.updates[name]:+.3f}")
+            rows.append((name, *signal, *numbers, *counts))
         return table(rows)
 
 
-def alignment(handle: Attachment, closure: Callable[[], Tensor], block_samples: int = 32) -> Alignment:
-    r"""Measure how well the rule's signals point along the true gradients.
+def alignment(handle: Attachment, closure: Callable[[], Tensor], block_samples: int = 0) -> Alignment:
+    r"""Measure how well the rule's signals, and the steps that they cause, point along backpropagation's.
 
     At every point :math:`i` and for every sample, :math:`\cos(\text{signal}_i, \partial L / \partial h_i)`; and for
-    the block that ends at the point, the cosine of the parameter gradients that these two cause. One forward pass
-    gives both, with the same dropout masks and no copy of the model. It is scale-free: scaling the loss changes
-    nothing. The model's gradients, buffers and the global random state are left as they were.
+    the block that ends at the point, the cosine of the gradients that its parameters get in all, from the batch
+    (``updates``) and, if asked for, from single samples (``blocks``). One forward pass gives it all, with the same
+    dropout masks and no copy of the model, followed by one backward pass of backpropagation and one of the rule:
+    less than two training steps. It is scale-free: scaling the loss changes nothing. The model's gradients, buffers
+    and the global random state are left as they were.
 
     High alignment shows that a rule sends useful directions. It does not show that the model is good.
 
     Args:
         handle: The attachment of a rule, such as DFA or FA.
         closure: Runs the model once and returns the loss: ``lambda: loss_fn(model(x), y)``.
-        block_samples: How many samples the blocks are measured on (each costs two backward passes through the
-            block); 0 leaves the blocks out.
+        block_samples: On how many samples the blocks are also measured one by one; each costs two backward passes
+            through every block.
 
     Returns:
-        Mean, standard deviation and counts of the cosine, by point and by block.
+        Mean, standard deviation and counts of the cosine by point, and the cosine of the updates.
 
     Raises:
         SignalError: The rule delivers nothing to measure, the attachment is off, or the closure is no such loss.
@@ -84,9 +97,7 @@ def alignment(handle: Attachment, closure: Callable[[], Tensor], block_samples: 
     if not handle._on:
         raise SignalError("The attachment is off or removed, so no signals are delivered. Measure while it is on.")
     with observe(handle, closure) as (seen, loss):
-        points, blocks, signals = _points(handle, seen, loss, block_samples) if handle.planners else ({}, {}, {})
-        sent = [(seen.tensors[place], signal) for place, signal in signals.items()]
-        return Alignment({**points, **_layers(seen, loss, sent)}, blocks)
+        return _Measuring(handle, seen, loss).alignment(block_samples)
 
 
 def weight_alignment(handle: Attachment, layers: Sequence[str] | None = None) -> dict[str, float]:
@@ -136,125 +147,122 @@ def _chain(model: nn.Module, layers: Sequence[str] | None, widths: list[int], ou
     return {name: linear[name] for name in names}
 
 
-@dataclass
-class _Received:
-    """What one arrival receives in all: usually from one output, from several if it serves several."""
+class _Measuring:
+    """The backward passes through one observation: a true one, and then one by the rule, block by block."""
 
-    key: str
-    signal: Tensor
-    has_error: Tensor
+    def __init__(self, handle: Attachment, seen: Observation, loss: Tensor) -> None:
+        self.handle, self.seen, self.loss = handle, seen, loss
+        named = trainable(handle.model)
+        self.parameters = list(named.values())
+        self.blocks = [reached(tensor, self.parameters) for tensor in seen.tensors]
+        self.layers = [(name, tensor) for name, tensor in seen.layers if tensor.requires_grad]
+        numbers = {parameter: i for i, parameter in enumerate(self.parameters)}
+        self.of_layer = {
+            name: {numbers[p] for p in handle.model.get_submodule(name).parameters() if p in numbers}
+            for name, _ in self.layers
+        }
+        trained = sorted(set().union(*self.blocks, *self.of_layer.values()))
+        outputs = [tensor for tensors in seen.outputs for tensor in tensors]
+        inner = [*outputs, *seen.tensors, *(tensor for _, tensor in self.layers)]
+        seen.open = True
+        found = list(_gradients([loss], None, [*inner, *(self.parameters[i] for i in trained)]))
+        seen.open = False
+        self.true_updates = dict(zip(trained, found[len(inner) :], strict=True))
+        self.true_layers = found[len(outputs) + len(seen.tensors) : len(inner)]
+        self.truths = found[len(outputs) : len(outputs) + len(seen.tensors)]
+        self.received = receive(handle, seen, found[: len(outputs)]) if handle.planners else {}
 
+    def alignment(self, block_samples: int) -> Alignment:
+        points = self._points()
+        blocks = self._blocks(block_samples) if block_samples else {}
+        self.truths = []  # what is measured goes before the next gradients come
+        updates: dict[str, float] = {}
+        if self.layers:
+            layers, updates = self._layers()
+            points |= layers
+        else:
+            for part in merged(self.blocks):
+                updates |= self._updates(part, self._by_rule(part))
+        return Alignment(points, {name: updates.get(name, float("nan")) for name in points}, blocks)
 
-def _points(
-    handle: Attachment, seen: Observation, loss: Tensor, block_samples: int
-) -> tuple[dict[str, Cosine], dict[str, Cosine], dict[int, Tensor]]:
-    outputs = [tensor for tensors in seen.outputs for tensor in tensors]
-    gradients = torch.autograd.grad(
-        loss, [*outputs, *seen.tensors], retain_graph=True, allow_unused=True, materialize_grads=True
-    )
-    errors, truths = list(gradients[: len(outputs)]), gradients[len(outputs) :]
-    seen.open = False
-    points: defaultdict[str, list[Tensor]] = defaultdict(list)
-    blocks: defaultdict[str, list[Tensor]] = defaultdict(list)
-    zero_error: defaultdict[str, int] = defaultdict(int)
-    received_at = _receive(handle, seen, errors)
-    for place, received in received_at.items():
-        signal, truth, rows = received.signal, truths[place], len(received.has_error)
-        points[received.key].append(_cosines(signal, truth, rows)[received.has_error])
-        zero_error[received.key] += int((~received.has_error).sum())
-        chosen = received.has_error.nonzero().flatten()[:block_samples].tolist()
-        blocks[received.key] += _block_cosines(handle.model, seen.tensors[place], signal, truth, rows, chosen)
-    seen.open = True
-    return (
-        {key: summed(torch.cat(found), zero_error[key]) for key, found in points.items()},
-        {key: summed(torch.cat(found), 0) for key, found in blocks.items() if found},
-        {place: received.signal for place, received in received_at.items()},
-    )
+    def _points(self) -> dict[str, Cosine]:
+        cosines: defaultdict[str, list[Tensor]] = defaultdict(list)
+        zero_error: defaultdict[str, int] = defaultdict(int)
+        for place, received in self.received.items():
+            found = row_cosines(received.signal, self.truths[place], len(received.has_error))
+            cosines[received.key].append(found[received.has_error])
+            zero_error[received.key] += int((~received.has_error).sum())
+        return {key: summed(torch.cat(found), zero_error[key]) for key, found in cosines.items()}
 
+    def _blocks(self, samples: int) -> dict[str, Cosine]:
+        cosines: defaultdict[str, list[Tensor]] = defaultdict(list)
+        for place, received in self.received.items():
+            chosen = received.has_error.nonzero().flatten()[:samples].tolist()
+            parameters = [self.parameters[i] for i in sorted(self.blocks[place])]
+            cosines[received.key] += sample_cosines(
+                self.seen.tensors[place],
+                received.signal,
+                self.truths[place],
+                len(received.has_error),
+                chosen,
+                parameters,
+            )
+        return {key: summed(torch.cat(found), 0) for key, found in cosines.items() if found}
 
-def _receive(handle: Attachment, seen: Observation, errors: list[Tensor]) -> dict[int, _Received]:
-    received: dict[int, _Received] = {}
-    for output, tensors in enumerate(seen.outputs):
-        gradients = [errors.pop(0) for _ in tensors]
-        for planner, deliveries in zip(handle.planners, seen.recording.deliveries, strict=True):
-            delivery = deliveries[output]
-            error = delivery.error(gradients)
-            sent = send(planner, seen.recording, output, error, handle.push)
-            signals = delivery.shaped(planner.rule.signals(sent) if sent.layouts else [])
-            has_error = error.abs().amax(dim=1) > 0
-            training = [layout for layout, trains in zip(delivery.layouts, delivery.trains, strict=True) if trains]
-            for place, (layout, signal) in enumerate(zip(training, signals, strict=True)):
-                if layout is not None and signal is not None:
-                    new = _Received(layout.site.key, signal, has_error)
-                    old = received.get(place)
-                    if old is not None:
-                        new = _Received(new.key, new.signal + old.signal, new.has_error | old.has_error)
-                    received[place] = new
-    return received
+    def _by_rule(self, part: set[int], places: Sequence[Tensor] = ()) -> list[Tensor]:
+        """Return what the rule causes at ``places``, then in the parameters of ``part``.
 
+        A part by itself has no use for the gradients of what is below its gates, so autograd does not form them.
+        """
+        sent = [
+            (self.seen.tensors[place], received.signal)
+            for place, received in self.received.items()
+            if places or self.blocks[place] & part
+        ]
+        if places or reached(self.loss, self.parameters) & part:  # tied to the head
+            sent.append((self.loss, torch.ones_like(self.loss)))
+        ends, gradients = [tensor for tensor, _ in sent], [gradient for _, gradient in sent]
+        if not ends:
+            return [torch.zeros_like(self.parameters[i]) for i in sorted(part)]
+        return list(_gradients(ends, gradients, [*places, *(self.parameters[i] for i in sorted(part))]))
 
-def _layers(seen: Observation, loss: Tensor, sent: list[tuple[Tensor, Tensor]]) -> dict[str, Cosine]:
-    """Return the cosines at the outputs of the layers that a rule transports through.
+    def _updates(self, part: set[int], gradients: list[Tensor]) -> dict[str, float]:
+        """Return the cosine with the true gradients of ``part``, by point or layer; they are freed."""
+        by_rule = dict(zip(sorted(part), gradients, strict=True))
+        of: defaultdict[str, set[int]] = defaultdict(set)
+        for place, received in self.received.items():
+            of[received.key] |= self.blocks[place] & part
+        for name, numbers in self.of_layer.items():
+            of[name] |= numbers & part
+        found = {
+            name: cosine((by_rule[i], self.true_updates[i]) for i in sorted(numbers))
+            for name, numbers in of.items()
+            if numbers
+        }
+        for i in part:
+            del self.true_updates[i]
+        return found
 
-    Args:
-        seen: The forward pass.
-        loss: What it ended in.
-        sent: The points' tensors and the signals they receive, for rules of both kinds on one model.
-    """
-    layers = [(name, tensor) for name, tensor in seen.layers if tensor.requires_grad]
-    if not sent:
-        layers, last = layers[:-1], layers[-1:]  # what reaches the last layer is the truth
-    else:
-        last = []
-    if not layers:
-        return {}
-    tensors = [tensor for _, tensor in layers]
-    seen.open = True
-    truths = _gradients([loss], None, [*tensors, *(tensor for _, tensor in last)])
-    seen.open = False
-    ends, gradients = [loss, *(t for t, _ in sent)], [torch.ones_like(loss), *(signal for _, signal in sent)]
-    signals = _gradients(ends, gradients, tensors)
-    cosines: defaultdict[str, list[Tensor]] = defaultdict(list)
-    zero_error: defaultdict[str, int] = defaultdict(int)
-    top = truths[-1].reshape(len(truths[-1]), -1).abs().amax(dim=1) > 0
-    for (name, _), truth, signal in zip(layers, truths, signals, strict=False):
-        rows = len(truth)
-        has_error = top if len(top) == rows else torch.ones(rows, dtype=torch.bool, device=truth.device)
-        cosines[name].append(_cosines(signal, truth, rows)[has_error])
-        zero_error[name] += int((~has_error).sum())
-    return {name: summed(torch.cat(rows), zero_error[name]) for name, rows in cosines.items()}
+    def _layers(self) -> tuple[dict[str, Cosine], dict[str, float]]:
+        """Return the cosines at the outputs of the layers that a rule transports through, and all updates."""
+        everything = set(self.true_updates)
+        found = self._by_rule(everything, [tensor for _, tensor in self.layers])
+        # Unless points lie above, what reaches the last layer is the truth.
+        inner = len(self.layers) - (not self.received)
+        cosines: defaultdict[str, list[Tensor]] = defaultdict(list)
+        zero_error: defaultdict[str, int] = defaultdict(int)
+        top = self.true_layers[-1].reshape(len(self.true_layers[-1]), -1).abs().amax(dim=1) > 0
+        for (name, _), truth, signal in list(zip(self.layers, self.true_layers, found, strict=False))[:inner]:
+            rows = len(truth)
+            has_error = top if len(top) == rows else torch.ones(rows, dtype=torch.bool, device=truth.device)
+            cosines[name].append(row_cosines(signal, truth, rows)[has_error])
+            zero_error[name] += int((~has_error).sum())
+        at_layers = {name: summed(torch.cat(rows), zero_error[name]) for name, rows in cosines.items()}
+        return at_layers, self._updates(everything, found[len(self.layers) :])
 
 
 def _gradients(ends: list[Tensor], gradients: list[Tensor] | None, places: list[Tensor]) -> Sequence[Tensor]:
     return torch.autograd.grad(ends, places, gradients, retain_graph=True, allow_unused=True, materialize_grads=True)
-
-
-def _cosines(signal: Tensor, truth: Tensor, rows: int) -> Tensor:
-    """Return the cosine of every row, NaN where one of the two is zero; ``[N]``, float64."""
-    a, b = signal.detach().reshape(rows, -1).double(), truth.reshape(rows, -1).double()
-    cosines: Tensor = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
-    return cosines
-
-
-def _block_cosines(
-    model: nn.Module, tensor: Tensor, signal: Tensor, truth: Tensor, rows: int, chosen: list[int]
-) -> list[Tensor]:
-    """Return, for each chosen row, the cosine of the gradients that it causes in the parameters of one block."""
-    if not chosen:
-        return []
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    reached = torch.autograd.grad(tensor, parameters, signal, retain_graph=True, allow_unused=True)
-    parameters = [p for p, gradient in zip(parameters, reached, strict=True) if gradient is not None]
-    if not parameters:
-        return []
-
-    def caused(at_point: Tensor, row: int) -> Tensor:
-        only = torch.zeros_like(at_point).reshape(rows, -1)
-        only[row] = at_point.reshape(rows, -1)[row]
-        found = torch.autograd.grad(tensor, parameters, only.reshape(at_point.shape), retain_graph=True)
-        return torch.cat([gradient.flatten() for gradient in found])
-
-    return [_cosines(caused(signal, row), caused(truth, row), 1) for row in chosen]
 
 
 def summed(cosines: Tensor, zero_error: int) -> Cosine:

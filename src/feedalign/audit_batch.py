@@ -6,16 +6,13 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import Node
 
 from feedalign.attach import Attachment
-from feedalign.audit_depth import NAN, Batch, Depth, Rows
+from feedalign.audit_depth import Batch, Depth, Rows
 from feedalign.backward import deliver
-from feedalign.learned import NAME
+from feedalign.blocks import reached, trainable
+from feedalign.cosine import cosine
 from feedalign.observe import Observation, observe
-
-GATE = "_GateBackward"
-"""How autograd calls what :func:`feedalign.observe.observe` puts behind every point."""
 
 
 def measure(handle: Attachment, closure: Callable[[], Tensor]) -> Batch:
@@ -47,7 +44,7 @@ class _Measuring:
 
     def __init__(self, handle: Attachment, seen: Observation, loss: Tensor) -> None:
         self.handle, self.seen, self.loss = handle, seen, loss
-        named = {n: p for n, p in handle.model.named_parameters() if p.requires_grad and not n.startswith(f"{NAME}.")}
+        named = trainable(handle.model)
         self.names, self.parameters = list(named), list(named.values())
         self.layers = [(name, tensor) for name, tensor in seen.layers if tensor.requires_grad]
         tensors = [tensor for _, tensor in self.layers]
@@ -97,7 +94,7 @@ class _Measuring:
 
     def _points(self) -> list[Depth]:
         found: defaultdict[str, Rows] = defaultdict(Rows)
-        reached: defaultdict[str, set[int]] = defaultdict(set)
+        inside: defaultdict[str, set[int]] = defaultdict(set)
         why: dict[str, str] = {}
         recording, place = self.seen.recording, -1
         for arrival in recording.arrivals:
@@ -113,7 +110,7 @@ class _Measuring:
                 continue
             why[key] = ""
             found[key].add(tensor, signal, self.truths[place], has_error)
-            reached[key] |= self._reached(tensor)
+            inside[key] |= reached(tensor, self.parameters)
         ran = {arrival.point.split("[")[0] for arrival in recording.arrivals}
         for point in self.handle.points:
             if str(point).split("[")[0] not in ran:
@@ -121,7 +118,7 @@ class _Measuring:
         return [
             Depth(name, nothing=reason)
             if reason
-            else found[name].depth(name, self._cosine(reached[name]), layer=False, flattened=self._flattened(name))
+            else found[name].depth(name, self._cosine(inside[name]), layer=False, flattened=self._flattened(name))
             for name, reason in why.items()
         ]
 
@@ -154,29 +151,8 @@ class _Measuring:
             return Depth(name, nothing="it did not run" if name not in ran else "its weights are frozen")
         return found[name].depth(name, self._cosine(places), layer=True, flattened=False)
 
-    def _reached(self, tensor: Tensor) -> set[int]:
-        """Return which parameters are in the block that ends at ``tensor``: those above the gates of other points."""
-        numbers: dict[Tensor, int] = {parameter: i for i, parameter in enumerate(self.parameters)}
-        found: set[int] = set()
-        seen: set[Node] = set()
-        stack = [tensor.grad_fn]
-        while stack:
-            node = stack.pop()
-            if node is None or node in seen or node.name() == GATE:
-                continue
-            seen.add(node)
-            stack.extend(below for below, _ in node.next_functions)
-            number = numbers.get(getattr(node, "variable", tensor))
-            found |= set() if number is None else {number}
-        return found
-
     def _cosine(self, places: Iterable[int]) -> float:
-        chosen = sorted(places)
-        if not chosen:
-            return NAN
-        a, b = (torch.cat([step[i].flatten().double() for i in chosen]) for step in (self.step, self.true_step))
-        cosine: Tensor = a @ b / (a.norm() * b.norm())
-        return cosine.item()
+        return cosine((self.step[i], self.true_step[i]) for i in sorted(places))
 
     def _flattened(self, name: str) -> bool:
         layouts = [planner.layouts[name] for planner in self.handle.planners if name in planner.layouts]
