@@ -14,6 +14,7 @@ from feedalign._version import __version__
 from feedalign.alignment import Alignment, Cosine, alignment, weight_alignment
 from feedalign.attach import Attachment, attach
 from feedalign.audit import Audit, audit
+from feedalign.conditioning import Conditioning, PointConditioning, conditioning
 from feedalign.errors import PointsError, SignalError
 from feedalign.feedback import Feedback, Hadamard, Normal, Orthogonal, Regenerated, Sparse, Uniform
 from feedalign.rules import (
@@ -60,6 +61,7 @@ __all__ = [
     "Backprop",
     "Broadcast",
     "BroadcastRule",
+    "Conditioning",
     "Cosine",
     "Feedback",
     "GrAPE",
@@ -68,6 +70,7 @@ __all__ = [
     "Layer",
     "Normal",
     "Orthogonal",
+    "PointConditioning",
     "PointsError",
     "ProductFA",
     "Regenerated",
@@ -84,6 +87,7 @@ __all__ = [
     "alignment",
     "attach",
     "audit",
+    "conditioning",
     "rule",
     "splice",
     "two_pass",
