@@ -1,7 +1,8 @@
 """Optimisers and learning rate schedules by name."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -24,18 +25,25 @@ class OptimiserConfig:
     momentum: float = 0.9
     weight_decay: float = 0.0
 
-    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+    def build(self, model: nn.Module, undecayed: Collection[nn.Parameter] = ()) -> torch.optim.Optimizer:
         """Return the optimiser of all parameters.
+
+        Args:
+            model: What is trained.
+            undecayed: Parameters without weight decay.
 
         Raises:
             ValueError: There is none of that name.
         """
+        spared = {id(parameter) for parameter in undecayed}
+        decayed = [parameter for parameter in model.parameters() if id(parameter) not in spared]
+        groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": self.weight_decay}]
+        if undecayed:
+            groups.append({"params": list(undecayed), "weight_decay": 0.0})
         if self.name == "sgd":
-            return torch.optim.SGD(
-                model.parameters(), self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay
-            )
+            return torch.optim.SGD(groups, self.learning_rate, momentum=self.momentum)
         if self.name == "adam":
-            return torch.optim.Adam(model.parameters(), self.learning_rate, weight_decay=self.weight_decay)
+            return torch.optim.Adam(groups, self.learning_rate)
         raise ValueError(f"Expected an optimiser out of sgd, adam, found {self.name!r}.")
 
 

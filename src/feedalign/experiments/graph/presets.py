@@ -1,0 +1,137 @@
+"""Configurations by name: ``cora-gcn`` with settings tuned per rule, ``cora-gcn-published`` with the published ones.
+
+What was tuned, and how each trial did, is in ``results/graph/<name>/tuning.json``; ``tuned.json`` beside this file
+holds what that chose.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+from feedalign.experiments.data.graphs import GraphConfig
+from feedalign.experiments.errors import ExperimentError
+from feedalign.experiments.graph.config import Config
+from feedalign.experiments.models.graph import GraphModelConfig
+from feedalign.experiments.optimisation import OptimiserConfig
+from feedalign.experiments.settings import Preset, named, with_settings
+
+CITATIONS = ("cora", "citeseer", "pubmed")
+KARATE = "karate"
+MODELS = ("cheb", "gcn", "spline", "gat", "dna")
+TITLES = {"cheb": "ChebNet", "gcn": "GCN", "spline": "SplineNet", "gat": "GAT", "dna": "DNA"}
+EMBEDDED = "cora-gcn"
+"""Whose hidden layer is pictured: that of the first seed."""
+Settings = Mapping[str, Mapping[str, Any]]
+
+
+def _settings(rate: float, decay: float, **model: Any) -> dict[str, Any]:
+    shared = {"optimiser.learning_rate": rate, "optimiser.weight_decay": decay}
+    return {**shared, **{f"model.{name}": value for name, value in model.items()}}
+
+
+PUBLISHED: dict[str, Settings] = {
+    "cheb": {"bp": _settings(0.01, 5e-4, dropout=0.5), "dfa": _settings(0.01, 1e-4, dropout=0.0)},
+    "gcn": {"bp": _settings(0.01, 5e-4, dropout=0.5), "dfa": _settings(0.01, 1e-4, dropout=0.1)},
+    "spline": {"bp": _settings(0.01, 5e-3, dropout=0.5), "dfa": _settings(0.01, 5e-3, dropout=0.5)},
+    "gat": {
+        "bp": _settings(0.005, 5e-4, dropout=0.6, attention_dropout=0.6, output_attention_dropout=0.6),
+        "dfa": _settings(0.005, 1e-4, dropout=0.1, attention_dropout=0.6, output_attention_dropout=0.0),
+    },
+    "dna": {
+        "bp": _settings(0.005, 5e-4, dropout=0.5, attention_dropout=0.8),
+        "dfa": _settings(0.01, 0.0, dropout=0.0, attention_dropout=0.0),
+    },
+}
+"""Per model and rule, from the code that Launay et al. 2020 published. For shallow training that is DFA's."""
+
+
+def published_settings(kind: str) -> Settings:
+    """Return the published settings of a model by rule, those of shallow training included."""
+    return {**PUBLISHED[kind], "shallow": PUBLISHED[kind]["dfa"]}
+
+
+def cell(graph: str, kind: str) -> str:
+    """Return the name of the tuned configuration of a model on a graph."""
+    return f"{graph}-{kind}"
+
+
+def presets(tuned: Mapping[str, Settings]) -> dict[str, Preset[Config]]:
+    """Return all presets.
+
+    Args:
+        tuned: Per name of a configuration and rule, the settings that tuning chose.
+    """
+    rows: dict[str, Preset[Config]] = {}
+    for graph in (*CITATIONS, KARATE):
+        for kind in MODELS:
+            name, about = cell(graph, kind), f"{TITLES[kind]} on {graph}"
+            published = published_settings(kind)
+            config = _shared(graph, kind)
+            if graph == KARATE:
+                rows[name] = Preset(f"{about}: seconds, no download", config, published)
+                continue
+            rows[name] = Preset(f"{about}, tuned per rule", config, tuned.get(name, {}))
+            rows[f"{name}-published"] = Preset(f"{about}, settings as published", config, published)
+    return {**rows, **_others(rows)}
+
+
+def _shared(graph: str, kind: str) -> Config:
+    """Return what all rules share: the graph, its split and features, and the network."""
+    own_split = kind == "dna" and graph != KARATE
+    return Config(
+        data=GraphConfig(graph, "stratified" if own_split else "public", normalise=kind in ("cheb", "gcn", "gat")),  # type: ignore[arg-type]
+        model=GraphModelConfig(kind),  # type: ignore[arg-type]
+        optimiser=OptimiserConfig("adam", 0.01),
+        alignment=graph in ("cora", KARATE),
+        embedding=1_000 if cell(graph, kind) == EMBEDDED else 0,
+    )
+
+
+def _others(rows: Mapping[str, Preset[Config]]) -> dict[str, Preset[Config]]:
+    sampled, label = rows["pubmed-gcn-published"], rows["cora-dna-published"]
+    return {
+        "pubmed-gcn-sampled": Preset(
+            "GCN on pubmed in batches of 20 training nodes with a sample of their neighbours, settings as published",
+            replace(sampled.config, neighbours=(10, 10, 10), batch=20),
+            sampled.rules,
+        ),
+        "cora-dna-label": Preset(
+            "DNA on cora with the error taken after the log-softmax, as published: the error is then minus the label",
+            replace(label.config, model=replace(label.config.model, log_softmax=True)),
+            label.rules,
+        ),
+    }
+
+
+@lru_cache(maxsize=1)
+def shipped() -> dict[str, Preset[Config]]:
+    """Return the presets with the settings that come with the package."""
+    return presets(json.loads(files(__package__).joinpath("tuned.json").read_text(encoding="utf-8")))
+
+
+def preset(name: str, rule: str = "dfa", seed: int = 0, rows: Mapping[str, Preset[Config]] | None = None) -> Config:
+    """Return the configuration called ``name`` for a rule and a seed.
+
+    Args:
+        name: Of a preset.
+        rule: A learning rule. One that has no settings of its own is given those of DFA.
+        seed: Of the run.
+        rows: The presets, by default those of the package.
+
+    Raises:
+        ExperimentError: There is no preset of that name, or it was not tuned for this rule.
+        ValueError: There is no rule of that name.
+    """
+    rows = shipped() if rows is None else rows
+    row = named(rows, name)
+    config = replace(row.config, name=name, rule=rule, seed=seed, embedding=0 if seed else row.config.embedding)
+    settings = row.rules.get(config.rule) or row.rules.get("dfa")
+    if not settings:
+        raise ExperimentError(
+            f"Expected settings of {config.rule} for {name}, found none: it was not tuned. Do that first (feedalign "
+            "tune graph), or choose those that were published: --settings published."
+        )
+    return with_settings(config, settings)

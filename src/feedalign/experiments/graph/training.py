@@ -1,0 +1,147 @@
+"""The training loop on graphs: the whole graph a step, or the sampled neighbourhoods of some of its nodes."""
+
+from collections.abc import Iterator
+from itertools import islice
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, nll_loss, one_hot
+
+from feedalign.experiments import records
+from feedalign.experiments.data import Samples
+from feedalign.experiments.data.graphs import GraphData, neighbour_batches
+from feedalign.experiments.embedding import embed
+from feedalign.experiments.graph.config import Config
+from feedalign.experiments.models.network import GraphNetwork
+from feedalign.experiments.progress import Progress
+from feedalign.experiments.training import Training
+
+PARTS = ("train", "validation", "test")
+
+
+class GraphTraining(Training[Config]):
+    """A run on a graph: all nodes are seen, the training nodes have labels.
+
+    Args:
+        config: What is run.
+        data: The graph.
+        directory: The folder of the run.
+        progress: Who is told.
+    """
+
+    experiment = "graph"
+    reported = tuple(f"{part}_{what}" for part in PARTS for what in ("loss", "accuracy"))
+
+    def __init__(self, config: Config, data: GraphData, directory: Path, progress: Progress) -> None:
+        super().__init__(config, directory, progress)
+        self.data = data = data.to(self.accelerator.device)
+        self.network: GraphNetwork = config.model.build(data.features, data.classes)
+        self.parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        self.handle = config.attach(self.network, data.x, data.edge_index)
+        optimiser = config.build_optimiser(self.network)
+        self.model, self.optimiser = self.accelerator.prepare(self.network, optimiser)
+        self.steps = 1 if config.neighbours is None else ceil(int(data.train.sum()) / config.batch)
+        self.schedule = torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1.0)
+        # Rules that send targets must not be told those of nodes that are validated or tested on.
+        self.targets = one_hot(data.y, data.classes) * data.train[:, None]
+        self.ahead: Tensor | None = None
+
+    def batches(self) -> Iterator[Tensor]:
+        """Yield the loss of the one step, or of each batch of training nodes that is left."""
+        if self.config.neighbours is not None:
+            yield from self.sampled(self.config.neighbours)
+        elif self.step == 0:
+            scores, self.ahead = self.ahead if self.ahead is not None else self.forward(), None
+            yield self.loss(scores, self.data.y, self.data.train)
+
+    def sampled(self, neighbours: tuple[int, ...]) -> Iterator[Tensor]:
+        """Yield the loss of each batch of training nodes with some of their neighbours."""
+        found = neighbour_batches(self.data, self.data.train, neighbours, self.config.batch, self.generator)
+        for part in islice(found, self.step, None):
+            own = torch.arange(len(part.nodes), device=part.x.device) < part.seeds
+            self.handle.targets = one_hot(part.y, self.data.classes) * own[:, None]
+            yield self.loss(self.model(part.x, part.edge_index), part.y, own)
+
+    def forward(self) -> Tensor:
+        """Return the scores of all nodes ``[N, C]`` for a training step."""
+        self.handle.targets = self.targets
+        scores: Tensor = self.model(self.data.x, self.data.edge_index)
+        return scores
+
+    def loss(self, scores: Tensor, labels: Tensor, chosen: Tensor) -> Tensor:
+        """Return the mean loss of the nodes chosen: the others have an error of zero."""
+        criterion = nll_loss if self.config.model.log_softmax else cross_entropy
+        return criterion(scores[chosen], labels[chosen])
+
+    def evaluate(self) -> dict[str, Any]:
+        """Return loss and accuracy of every part, from one pass over the whole graph."""
+        if self.config.neighbours is None and self.config.epochs > self.epoch and not self.random:
+            # Without dropout this is what the next step would compute again.
+            self.ahead = self.forward()
+            scores = self.ahead.detach()
+        else:
+            with torch.no_grad():
+                scores = self.network.eval()(self.data.x, self.data.edge_index)
+            self.network.train()
+        figures: dict[str, Any] = {}
+        for name in PARTS:
+            chosen = getattr(self.data, name)
+            right = scores[chosen].argmax(1) == self.data.y[chosen]
+            figures[f"{name}_loss"] = self.loss(scores, self.data.y, chosen).item()
+            figures[f"{name}_accuracy"] = right.double().mean().item()
+        return figures
+
+    @property
+    def random(self) -> bool:
+        """Whether two forward passes in training differ."""
+        model = self.config.model
+        return any((model.dropout, model.attention_dropout, model.output_attention_dropout))
+
+    def aligned(self) -> dict[str, dict[str, Any]] | None:
+        """Return the alignment at every point under the loss of all nodes, as in the publication."""
+        if not self.config.alignment:
+            return None
+        every = torch.ones_like(self.data.train)
+        return self.measured(lambda: self.loss(self.forward(), self.data.y, every))
+
+    def counts(self) -> dict[str, Any]:
+        """Return how large the graph is."""
+        return self.data.counts
+
+    def keeps(self, epoch: int) -> bool:
+        """Return whether an epoch has a line on the curve."""
+        return epoch % self.config.every == 0
+
+    def extras(self) -> dict[str, Any]:
+        """Return the alignment under the training loss, and write the embedding where one is wanted.
+
+        Most nodes have an error of zero there. They are left out: what they receive is zero, which has no direction.
+        """
+        if self.config.embedding:
+            records.write_json(self.directory / records.EMBEDDING, self.embedding())
+        if not self.config.alignment:
+            return {}
+        labelled = self.measured(lambda: self.loss(self.forward(), self.data.y, self.data.train))
+        return {"alignment_of_training_nodes": labelled} if labelled else {}
+
+    def embedding(self) -> dict[str, Any]:
+        """Return t-SNE of the hidden layer on test nodes."""
+        chosen = self.data.test.nonzero()[:, 0][: self.config.embedding]
+        layer = self.network.hidden_layer
+        activities = _activities(self.network, layer, self.data)[chosen]
+        return embed(activities, Samples(self.data.x[chosen], self.data.y[chosen]), layer, self.config.rule)
+
+
+def _activities(model: nn.Module, layer: str, data: GraphData) -> Tensor:
+    seen: list[Tensor] = []
+    hook = model.get_submodule(layer).register_forward_hook(lambda _, inputs, output: seen.append(output.detach()))
+    try:
+        with torch.no_grad():
+            model.eval()(data.x, data.edge_index)
+    finally:
+        hook.remove()
+        model.train()
+    return seen[0].float()
