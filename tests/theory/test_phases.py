@@ -48,14 +48,26 @@ def test_noise_alone_is_no_peak(seed: int) -> None:
 
 def test_what_only_rises_or_only_falls_has_no_peak() -> None:
     rising, flat = 1 - np.exp(-TIMES / 10), np.ones_like(TIMES)
-    assert phases(TIMES, rising, flat) == Phases(None, None, None, None, pytest.approx(1.0))
+    risen = 10 * np.log(10) + 0.1  # nine tenths of the way from where it is at 0.1
+    assert phases(TIMES, rising, flat) == Phases(
+        pytest.approx(risen, rel=0.02), None, None, None, None, pytest.approx(1)
+    )
     assert phases(TIMES, -rising, flat).peak_time is None
-    assert not phases(TIMES, rising, flat).aligned_first
+    assert phases(TIMES, -rising, flat).rise_time is None
+    assert not phases(TIMES, -rising, flat).aligned_first
+
+
+def test_least_says_what_counts() -> None:
+    cosine = 0.1 * risen_and_fallen(8.0, 0.5)
+    assert phases(TIMES, cosine, np.ones_like(TIMES)).peak_time == pytest.approx(8.0, rel=0.1)
+    found = phases(TIMES, cosine, np.ones_like(TIMES), least=0.2)
+    assert (found.rise_time, found.peak_time) == (None, None)
 
 
 def test_late_peak_is_not_aligned_first() -> None:
     found = phases(TIMES, risen_and_fallen(100.0, 0.5), 1 / (1 + TIMES))
     assert found.peak_time is not None
+    assert 50 < found.rise_time < found.peak_time
     assert not found.aligned_first
 
 

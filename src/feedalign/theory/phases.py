@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 WINDOW = 5  # samples: what stands out for two of them is noise
 EXIT, HALF = 0.9, 0.5  # of the error at the start
-LEAST = 0.005  # cosine: a rise or a fall below this is none
+RISEN = 0.9  # of the way up
 DEVIATIONS = 4.0  # of the noise: smoothed, that of a hundred samples spans less than three
 
 Array = NDArray[np.float64]
@@ -18,6 +18,9 @@ Array = NDArray[np.float64]
 class Phases:
     """When a run aligned and when it learned, in the unit of the times; None where there is no such moment."""
 
+    rise_time: float | None
+    """When the alignment had come nine tenths of the way from its start to its highest value. Where the peak is broad,
+    it says better than ``peak_time`` when alignment was reached. None where it never rose."""
     peak_time: float | None
     """When the alignment was highest. None where it never rose, or never fell again."""
     peak_alignment: float | None
@@ -31,23 +34,27 @@ class Phases:
 
     @property
     def aligned_first(self) -> bool:
-        """Whether the alignment had its peak before the error had fallen to half."""
-        return self.peak_time is not None and (self.half_time is None or self.peak_time < self.half_time)
+        """Whether the alignment had risen before the error had fallen to half."""
+        return self.rise_time is not None and (self.half_time is None or self.rise_time < self.half_time)
 
 
-def phases(times: Sequence[float], alignment: Sequence[float], error: Sequence[float]) -> Phases:
+Curve = Sequence[float] | Array
+
+
+def phases(times: Curve, alignment: Curve, error: Curve, least: float = 0.005) -> Phases:
     """Find the phases of one run.
 
     Both curves are smoothed by a running median over five samples, which leaves steps where they are and drops single
     outliers. A peak is the highest place of the alignment, if the curve rises to it and falls after it by more than
-    its noise (and by more than 0.005). The noise is estimated from the second differences of the curve: take samples
-    dense enough for the curve itself to be nearly straight over three of them. The error passes a level where it is
-    first below it, by linear interpolation.
+    its noise (and by more than ``least``). The noise is estimated from the second differences of the curve: take
+    samples dense enough for the curve itself to be nearly straight over three of them. A curve passes a level where it
+    first does, by linear interpolation.
 
     Args:
         times: ``[n]``, increasing: steps, epochs, or steps over the input dimension.
         alignment: ``[n]``, cosines.
         error: ``[n]``, not negative; the first value is that before learning.
+        least: A cosine: a rise or a fall by less is none.
 
     Raises:
         ValueError: The curves differ in length, have fewer than five samples, hold numbers that are not finite, or
@@ -55,8 +62,10 @@ def phases(times: Sequence[float], alignment: Sequence[float], error: Sequence[f
     """
     time, cosine, fall = _checked(times, alignment, error)
     smooth, level = running_median(cosine), running_median(fall)
-    peak = _peak(smooth, max(LEAST, DEVIATIONS * noise(cosine)))
+    least = max(least, DEVIATIONS * noise(cosine))
+    peak, rise = _peak(smooth, least), float(smooth.max() - smooth[0])
     return Phases(
+        rise_time=None if rise <= least else first_below(time, -smooth, -(smooth[0] + RISEN * rise)),
         peak_time=None if peak is None else float(time[peak]),
         peak_alignment=None if peak is None else float(smooth[peak]),
         half_time=first_below(time, level, HALF * fall[0]),
@@ -65,7 +74,7 @@ def phases(times: Sequence[float], alignment: Sequence[float], error: Sequence[f
     )
 
 
-def _checked(times: Sequence[float], alignment: Sequence[float], error: Sequence[float]) -> tuple[Array, Array, Array]:
+def _checked(times: Curve, alignment: Curve, error: Curve) -> tuple[Array, Array, Array]:
     time, cosine, fall = (np.asarray(curve, dtype=np.float64) for curve in (times, alignment, error))
     if not (time.ndim == 1 and time.shape == cosine.shape == fall.shape and len(time) >= WINDOW):
         raise ValueError(
