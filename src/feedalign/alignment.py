@@ -235,7 +235,7 @@ class _Measuring:
         for name, numbers in self.of_layer.items():
             of[name] |= numbers & part
         found = {
-            name: cosine((by_rule[i], self.true_updates[i]) for i in sorted(numbers))
+            name: cosine([(by_rule[i], self.true_updates[i]) for i in sorted(numbers)])
             for name, numbers in of.items()
             if numbers
         }

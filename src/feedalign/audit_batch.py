@@ -152,7 +152,7 @@ class _Measuring:
         return found[name].depth(name, self._cosine(places), layer=True, flattened=False)
 
     def _cosine(self, places: Iterable[int]) -> float:
-        return cosine((self.step[i], self.true_step[i]) for i in sorted(places))
+        return cosine([(self.step[i], self.true_step[i]) for i in sorted(places)])
 
     def _flattened(self, name: str) -> bool:
         layouts = [planner.layouts[name] for planner in self.handle.planners if name in planner.layouts]
