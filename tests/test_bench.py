@@ -382,13 +382,16 @@ def test_feedback_is_measured_by_family(tmp_path: Path) -> None:
 
 def test_alignment_is_measured_in_training_steps(tmp_path: Path) -> None:
     record = run(AlignmentConfig(cases=("mlp-16x256",), rounds=2, warmup=1), tmp_path)
-    step, signals, blocks, copied = record["cases"]
-    assert step["ratio_to_step"] == 1
-    assert signals["median_seconds"] < blocks["median_seconds"]
-    assert copied["peak_memory_bytes"] > 4 * copied["parameters"]
+    step, backprop, default, blocks, copied = record["cases"]
+    assert step["ratio_to_step"] == backprop["ratio_to_backprop"] == 1
+    assert default["ratio_to_backprop"] == default["median_seconds"] / backprop["median_seconds"]
+    assert default["median_seconds"] < blocks["median_seconds"]
+    weights = 4 * copied["parameters"]
+    assert copied["peak_memory_bytes"] > 2 * weights  # a model, and gradients of two
+    assert default["peak_memory_bytes"] < copied["peak_memory_bytes"]
     (table,) = bench_tables(record)
-    assert table.rows[0][1] == "training step of DFA"
-    assert table.rows[1][4] == f"{signals['ratio_to_step']:.2f}"
+    assert [row[1] for row in table.rows[:2]] == ["training step of DFA", "training step of backprop"]
+    assert table.rows[2][4:6] == (f"{default['ratio_to_step']:.2f}", f"{default['ratio_to_backprop']:.2f}")
     assert len(PICTURES["bench-alignment"][0](record, True).axes[0].patches) == 3
 
 
@@ -470,6 +473,8 @@ def test_committed_feedback_takes_a_tenth_of_dense() -> None:
 
 
 def test_committed_alignment_costs_about_two_steps() -> None:
-    for case in committed("alignment"):
-        if case["rule"] == "signals":
-            assert case["ratio_to_step"] <= 2.2, case["name"]
+    found = {(case["name"], case["rule"]): case for case in committed("alignment")}
+    for name in ("mlp-8x1024", "transformer-macro", "cnn"):
+        assert found[name, "alignment"]["ratio_to_step"] <= 2.2, name
+        copied = found[name, "with a second model"]
+        assert found[name, "alignment"]["median_seconds"] < copied["median_seconds"], name

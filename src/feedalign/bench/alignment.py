@@ -1,4 +1,4 @@
-"""What it costs to measure alignment, against the training step that it is measured on."""
+"""What it costs to measure alignment, against the training steps of the rule and of backprop."""
 
 from copy import deepcopy
 from dataclasses import dataclass
@@ -13,7 +13,8 @@ from feedalign.bench.cost import Step, peak_memory
 from feedalign.bench.methods import METHODS, Trainee
 from feedalign.bench.timing import Progress, check_device, check_rounds, interleaved, summed_up
 
-STEP, SIGNALS, BLOCKS, COPIED = "dfa", "signals", "signals and blocks", "with a second model"
+STEP, BACKPROP, DEFAULT, BLOCKS, COPIED = "dfa", "backprop", "alignment", "with blocks", "with a second model"
+SAMPLES = 32
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class AlignmentConfig:
 
     Attributes:
         cases: Names of cases, or ``transformer`` for both of its placements.
-        rounds: Timed rounds a case; each is one step and one of each measurement.
+        rounds: Timed rounds a case; each is one step of DFA, one of backprop, and one of each measurement.
         warmup: Rounds before these, not counted.
         device: Where it runs.
         seed: Seed of weights, inputs and feedback.
@@ -41,7 +42,7 @@ class AlignmentConfig:
 
 
 def measure(config: AlignmentConfig, progress: Progress | None = None) -> list[dict[str, Any]]:
-    """Return one entry per case and measurement: times, the ratio to a training step of DFA, and peak memory.
+    """Return one entry per case and measurement: times, ratios to training steps, and peak memory.
 
     Args:
         config: What to measure.
@@ -63,8 +64,9 @@ def _measure_case(case: Case, config: AlignmentConfig, progress: Progress | None
 
     steps: dict[str, Step] = {
         STEP: METHODS["dfa"].build(trainee()),
-        SIGNALS: _alignment(trainee(), block_samples=0),
-        BLOCKS: _alignment(trainee(), block_samples=32),
+        BACKPROP: METHODS["backprop"].build(trainee()),
+        DEFAULT: _alignment(trainee(), block_samples=0),
+        BLOCKS: _alignment(trainee(), block_samples=SAMPLES),
         COPIED: _by_a_second_model(trainee()),
     }
     seconds = interleaved(steps, case.name, config.rounds, config.warmup, device, progress)
@@ -76,6 +78,7 @@ def _measure_case(case: Case, config: AlignmentConfig, progress: Progress | None
             "rule": name,
             **times[name],
             "ratio_to_step": times[name]["median_seconds"] / times[STEP]["median_seconds"],
+            "ratio_to_backprop": times[name]["median_seconds"] / times[BACKPROP]["median_seconds"],
             "peak_memory_bytes": peak_memory(step, device),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
         }

@@ -96,7 +96,7 @@ def feedback_costs(record: dict[str, Any], stacked: bool = False) -> Figure:
 def alignment_costs(record: dict[str, Any], stacked: bool = False) -> Figure:
     """Return how many training steps each measurement of alignment takes, a bar a measurement and case."""
     names = list(dict.fromkeys(case["name"] for case in record["cases"]))
-    kinds = [kind for kind in WORDS if kind != "dfa"]
+    kinds = [kind for kind in WORDS if kind not in ("dfa", "backprop")]
     colours = dict(zip(kinds, (VERMILLION, ORANGE, BLUE), strict=True))
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(4.2 if stacked else 7.5, 1.6 + 0.8 * len(names)), layout="constrained")

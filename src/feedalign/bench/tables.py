@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from feedalign.bench.alignment import BLOCKS, COPIED, SIGNALS, STEP
+from feedalign.bench.alignment import BACKPROP, BLOCKS, COPIED, DEFAULT, SAMPLES, STEP
 from feedalign.bench.cells import MIB, PEAK, Case, descriptions, methods, mib, milliseconds, where
 from feedalign.bench.memory_tables import growth_table, sizes_table, speed_table
 from feedalign.bench.methods import label
@@ -79,8 +79,9 @@ def feedback_table(record: dict[str, Any]) -> Table:
 
 WORDS = {
     STEP: "training step of DFA",
-    SIGNALS: "alignment of signals",
-    BLOCKS: "alignment of signals, and of 32 samples' gradients",
+    BACKPROP: "training step of backprop",
+    DEFAULT: "alignment of signals and updates",
+    BLOCKS: f"the same, and of {SAMPLES} samples' gradients",
     COPIED: "alignment of weights' gradients, with a copy of the model",
 }
 
@@ -93,6 +94,7 @@ def alignment_cost_table(record: dict[str, Any]) -> Table:
             WORDS[case["rule"]],
             *milliseconds(case),
             f"{case['ratio_to_step']:.2f}",
+            f"{case['ratio_to_backprop']:.2f}",
             mib(case["peak_memory_bytes"]),
             mib(4 * case["parameters"]),
         )
@@ -100,10 +102,10 @@ def alignment_cost_table(record: dict[str, Any]) -> Table:
     ]
     return Table(
         title=f"What measuring alignment costs on {where(record)}",
-        headings=("case", "what", "ms", "quartiles", "training steps", "peak MiB", "weights MiB"),
+        headings=("case", "what", "ms", "quartiles", "steps of DFA", "steps of backprop", "peak MiB", "weights MiB"),
         rows=tuple(rows),
         notes=(
-            "Training steps: how many of them take as long. Peak: above what is held before.",
+            "Steps: how many of them take as long. Peak: above what is held before.",
             descriptions(record),
         ),
         text_columns=2,

@@ -154,13 +154,14 @@ class BenchFeedback:
 class BenchAlignment:
     """Measure what feedalign.alignment costs, in training steps and in memory.
 
-    It needs one forward pass and no second model; beside it stands the usual way, with a copy of the model.
+    It needs one forward pass and no second model; beside it stand single samples' gradients (block_samples=32) and the
+    usual way, with a copy of the model.
 
     Example: feedalign bench alignment --cases mlp-8x1024
 
     Attributes:
         cases: Which systems.
-        rounds: Timed rounds a case; each is one step and one of each measurement.
+        rounds: Timed rounds a case; each is one step of DFA, one of backprop, and one of each measurement.
         warmup: Rounds before these, not counted.
         device: Where to run: cpu, or an accelerator such as cuda.
         seed: Seed of weights, inputs and feedback.
