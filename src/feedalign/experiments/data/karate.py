@@ -48,13 +48,14 @@ def read(root: Path, *, download: bool = True) -> GraphData:
     """Return the club, always the same: one-hot features, the four communities as labels.
 
     As in the paper of Kipf & Welling, the first member of each community trains. It states no validation nodes:
-    every third of the other members validates, and the rest tests.
+    every third of a community's other members validates, and the rest tests.
     """
     del root, download
     labels = torch.tensor([int(digit) for digit in COMMUNITIES])
     nodes, classes = len(labels), int(labels.max()) + 1
-    train = mask(torch.stack([(labels == label).nonzero()[0, 0] for label in range(classes)]), nodes)
-    validation = mask((~train).nonzero().flatten()[::3], nodes)
+    communities = [(labels == label).nonzero().flatten() for label in range(classes)]
+    train = mask(torch.cat([members[:1] for members in communities]), nodes)
+    validation = mask(torch.cat([members[1::3] for members in communities]), nodes)
     pairs = torch.tensor([(member, friend) for member, friends in FRIENDS.items() for friend in friends]).T
     return GraphData(
         name="karate",

@@ -13,6 +13,8 @@ References:
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,27 +55,46 @@ def neighbour_batches(
     fanout: Sequence[int] = (10, 10),
     batch: int = 256,
     generator: torch.Generator | None = None,
+    *,
+    compiled: bool | None = None,
 ) -> Iterator[Subgraph]:
     """Yield subgraphs until each node of a mask was a seed once, in random order.
 
     Every node of a batch is asked for neighbours once, at the hop it was first reached in; those of the last hop are
-    not. Only the edges, and one number a node, are held in memory: the features may be memory-mapped.
+    not. Only the edges, and a few numbers a node, are held in memory: the features may be memory-mapped.
 
     Args:
         data: The graph, on any device; sampling is done on the CPU.
         seeds_mask: Which nodes the batches are of, ``[N]``, bool, as ``data.train``.
         fanout: At most how many incoming edges of a node to follow, hop by hop, without replacement; -1 for all.
         batch: At most how many seed nodes a subgraph has.
-        generator: Of a CPU; by default PyTorch's own. It decides the order and the samples.
+        generator: Of a CPU; by default PyTorch's own. It decides the order and, unless the compiled sampler draws
+            them from PyTorch's own, the samples.
+        compiled: Whether PyTorch Geometric's ``NeighborLoader`` samples. By default it does where the compiled
+            extension that it needs, pyg-lib or torch-sparse, is installed; else plain PyTorch does, by the same rules.
 
     Raises:
-        DataError: The mask fits not, or is empty; a fan-out or the batch is no number of nodes.
+        DataError: The mask does not fit or is empty; a fan-out or the batch is no number of nodes.
     """
     _check(data, seeds_mask, fanout, batch)
-    sampler = _Sampler(data.edge_index.cpu(), data.nodes)
     seeds = seeds_mask.cpu().nonzero().flatten()
     order = seeds[torch.randperm(len(seeds), generator=generator)]
-    return (_subgraph(data, sampler, part, fanout, generator) for part in torch.split(order, batch))
+    edge_index = data.edge_index.cpu()
+    if has_compiled_sampler() if compiled is None else compiled:
+        samples = _compiled_samples(edge_index, data.nodes, order, fanout, batch)
+    else:
+        sampler = _Sampler(edge_index, data.nodes)
+        samples = (sampler.sample(part, fanout, generator) for part in torch.split(order, batch))
+    return (_subgraph(data, sample) for sample in samples)
+
+
+def has_compiled_sampler() -> bool:
+    """Return whether PyTorch Geometric can sample neighbours here."""
+    if not (find_spec("torch_geometric") and (find_spec("pyg_lib") or find_spec("torch_sparse"))):
+        return False
+    from torch_geometric import typing as extensions  # an extension built for another PyTorch does not count
+
+    return bool(extensions.WITH_PYG_LIB or extensions.WITH_TORCH_SPARSE)
 
 
 def _check(data: GraphData, seeds_mask: Tensor, fanout: Sequence[int], batch: int) -> None:
@@ -93,13 +114,30 @@ def _check(data: GraphData, seeds_mask: Tensor, fanout: Sequence[int], batch: in
         raise DataError(f"Expected at least 1 node in a batch, found {batch}. Do choose some hundreds.")
 
 
-def _subgraph(
-    data: GraphData, sampler: "_Sampler", seeds: Tensor, fanout: Sequence[int], generator: torch.Generator | None
-) -> Subgraph:
-    nodes, edges, edge_index = sampler.sample(seeds, fanout, generator)
+class _Sample(NamedTuple):
+    """The nodes ``[n]``, the positions of the edges ``[e]``, the edges in new numbers ``[2, e]``, and the seeds."""
+
+    nodes: Tensor
+    edges: Tensor
+    edge_index: Tensor
+    seeds: int
+
+
+def _subgraph(data: GraphData, sample: _Sample) -> Subgraph:
     device = data.x.device
-    here = nodes.to(device)
-    return Subgraph(data.x[here], edge_index.to(device), data.y[here], here, edges.to(device), len(seeds))
+    nodes, edges, edge_index = (part.to(device) for part in sample[:3])
+    return Subgraph(data.x[nodes], edge_index, data.y[nodes], nodes, edges, sample.seeds)
+
+
+def _compiled_samples(
+    edge_index: Tensor, nodes: int, order: Tensor, fanout: Sequence[int], batch: int
+) -> Iterator[_Sample]:
+    from torch_geometric.data import Data
+    from torch_geometric.loader import NeighborLoader
+
+    graph = Data(edge_index=edge_index, num_nodes=nodes)
+    for part in NeighborLoader(graph, num_neighbors=list(fanout), input_nodes=order, batch_size=batch):
+        yield _Sample(part.n_id, part.e_id, part.edge_index, part.batch_size)
 
 
 class _Sampler:
@@ -112,10 +150,8 @@ class _Sampler:
         self._start = self._degree.cumsum(0) - self._degree
         self._number = torch.full((nodes,), -1)
 
-    def sample(
-        self, seeds: Tensor, fanout: Sequence[int], generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the nodes ``[n]``, the positions of the edges ``[e]``, and the edges in new numbers ``[2, e]``."""
+    def sample(self, seeds: Tensor, fanout: Sequence[int], generator: torch.Generator | None) -> _Sample:
+        """Return what the seeds see."""
         found, followed, count = [seeds], [], 0
         for width in fanout:
             self._number[found[-1]] = torch.arange(count, count + len(found[-1]))
@@ -127,7 +163,7 @@ class _Sampler:
         nodes, edges = torch.cat(found), torch.cat(followed)
         numbered = self._number[self._edge_index[:, edges]]
         self._number[nodes] = -1
-        return nodes, edges, numbered
+        return _Sample(nodes, edges, numbered, len(seeds))
 
     def _incoming(self, nodes: Tensor, width: int, generator: torch.Generator | None) -> Tensor:
         """Return the positions of at most ``width`` incoming edges of each node, chosen at random."""
