@@ -75,7 +75,7 @@ class Config:
     """
 
     seeds: int = 6
-    feedbacks: int = 8
+    feedbacks: int = 12
     cases: tuple[Case, ...] = CASES
     paths: int = 12
     seed: int = 0

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from feedalign.experiments.panels import labelled, panels
+from feedalign.experiments.panels import labelled, logarithmic, panels
 from feedalign.experiments.styles import GREY, SETTINGS, style
 from feedalign.experiments.tables import Table
 from feedalign.experiments.theory.shallow import RULES, log_times, mean, rounded
@@ -216,7 +216,8 @@ def _curves(record: Written) -> Figure:
         figure, grid = panels(len(cases) + 1, stacked=False, columns=3)
         for axes, case in zip(grid, cases, strict=False):
             _pair(axes, case, "error")
-            axes.set(title=case["name"], xlabel="time (steps / N)", ylabel="$e_g$", xscale="log", yscale="log")
+            axes.set(title=f"{case['name']}: $e_g$", xlabel="time (steps / N)", xscale="log")
+            logarithmic(axes)
         _pair(grid[-1], cases[0], "alignment")
         grid[-1].set(
             title=f"{cases[0]['name']}: cos(F, v)", xlabel="time (steps / N)", xscale="log", ylim=(-1.08, 1.08)
@@ -252,9 +253,10 @@ def _widths(record: Written) -> Figure:
         axes.plot(inputs, means, "o-", color=style("dfa")["color"], label="mean over students")
         scale = np.exp(np.mean(np.log(means * np.sqrt(inputs))))
         axes.plot(inputs, scale / np.sqrt(inputs), ":", color="black", label=rf"${scale:.2f} / \sqrt{{N}}$")
-        axes.set(xscale="log", yscale="log", xlabel="input dimension N", title="largest deviation of $e_g$")
-        axes.set_xticks(inputs, [f"{n:g}" for n in inputs], minor=False)
-        axes.minorticks_off()
+        axes.set(xscale="log", xlabel="input dimension N", title="largest deviation of $e_g$")
+        logarithmic(axes)
+        axes.set_xticks(inputs, [f"{n:g}" for n in inputs])
+        axes.set_xticks([], minor=True)
         axes.legend()
     figure.set_label(
         "How far the simulated error strays from the integrated one, a dot a student. It is the noise of a finite "

@@ -268,8 +268,9 @@ def _by_size(record: Written) -> Figure:
         axes.set(xscale="log", yscale="log", xlabel="deviation of the first weights", title="time (steps / N)")
         axes.legend()
     figure.set_label(
-        "Times over the size of the first weights: means, bars from the first student to the last. From small weights "
-        "DFA leaves the origin long before backprop."
+        "Times over the size of the first weights: means of the students that get there, bars from the first to the "
+        "last. From small weights DFA aligns at once and leaves the origin long before backprop; from large ones it "
+        "learns before it aligns, no sooner than backprop."
     )
     return figure
 

@@ -36,9 +36,15 @@ def mean(samples: Iterable[float | None], digits: int = 2, scale: float = 1.0) -
     return interval(found).text(digits, scale) if found else ""
 
 
-def share(successes: int, trials: int, digits: int = 2) -> str:
-    """Return a share of independent trials with its 95 % interval (Clopper and Pearson): ``"0.25 [0.17, 0.35]"``."""
+def clopper_pearson(successes: int, trials: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share of independent trials."""
     low, high = binomtest(successes, trials).proportion_ci()
+    return float(low), float(high)
+
+
+def share(successes: int, trials: int, digits: int = 2) -> str:
+    """Return a share with its interval: ``"0.25 [0.17, 0.35]"``."""
+    low, high = clopper_pearson(successes, trials)
     return f"{successes / trials:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
