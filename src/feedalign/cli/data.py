@@ -8,9 +8,14 @@ import tyro
 
 from feedalign.cli.console import say, show, standard_output
 from feedalign.cli.options import Omitted
+from feedalign.errors import nearest
 from feedalign.experiments.data import DATASETS, data_root, source
+from feedalign.experiments.data.graphs import GRAPHS, graph_source
 from feedalign.experiments.errors import DataError
 from feedalign.experiments.tables import Table
+
+NAMES = (*DATASETS, *GRAPHS)
+FEW = 4  # files are named, more are counted
 
 
 @dataclass(frozen=True)
@@ -26,23 +31,28 @@ class ListData:
     data_root: Omitted[Path] = None
 
     def run(self) -> None:
-        """Print the table."""
+        """Print a table of images and one of graphs."""
         root = data_root(self.data_root)
-        rows = []
-        for name, row in DATASETS.items():
-            present = [place for place in row.places if (root / place).exists()]
-            where = (
-                "built in" if not row.places else ", ".join(present) or f"not there; a download goes to {row.places[0]}"
-            )
-            rows.append((name, row.title, where, f"{row.train:,}", f"{row.test:,}"))
-        table = Table(
+        images = Table(
             title=f"Data sets under {root}",
             headings=("name", "data set", "files", "training", "test"),
-            rows=tuple(rows),
+            rows=tuple(
+                (name, row.title, _where(root, row.places), f"{row.train:,}", f"{row.test:,}")
+                for name, row in DATASETS.items()
+            ),
             notes=("`feedalign data check` reads and checks them; `feedalign data fetch NAME` downloads one.",),
             text_columns=3,
         )
-        show(standard_output(), [table])
+        graphs = Table(
+            title=f"Graphs under {root}",
+            headings=("name", "graph", "files", "nodes", "edges"),
+            rows=tuple(
+                (name, row.title, _where(root, row.places), f"{row.nodes:,}", f"{row.edges:,}")
+                for name, row in GRAPHS.items()
+            ),
+            text_columns=3,
+        )
+        show(standard_output(), [images, graphs])
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,7 @@ class CheckData:
         data_root: Folder of data sets; by default that of FEEDALIGN_DATA, else the user's cache folder.
     """
 
-    names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAME [NAME ...]")] = tuple(DATASETS)
+    names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAME [NAME ...]")] = NAMES
     data_root: Omitted[Path] = None
 
     def run(self) -> None:
@@ -79,7 +89,7 @@ class FetchData:
     Example: feedalign data fetch fashion-mnist
 
     Attributes:
-        name: Which: mnist, fashion-mnist or cifar10.
+        name: Which: mnist, fashion-mnist, cifar10, cora, citeseer or pubmed.
         data_root: Folder of data sets; by default that of FEEDALIGN_DATA, else the user's cache folder.
     """
 
@@ -91,10 +101,33 @@ class FetchData:
         say(standard_output(), _read(self.name, self.data_root, download=True))
 
 
+def _where(root: Path, places: tuple[str, ...]) -> str:
+    present = [place for place in places if (root / place).exists()]
+    if len(present) > FEW:
+        return f"{present[0]} and {len(present) - 1} more"
+    return "built in" if not places else ", ".join(present) or f"not there; a download goes to {places[0]}"
+
+
 def _read(name: str, root: Path | None, download: bool) -> str:
+    if name not in NAMES:
+        raise DataError(f"There is no data set {name!r}.{nearest(name, NAMES)} There are: {', '.join(NAMES)}.")
+    read = _read_graph if name in GRAPHS else _read_images
+    return read(name, data_root(root), download)
+
+
+def _read_images(name: str, root: Path, download: bool) -> str:
     row = source(name)
-    raw = row.read(data_root(root), download=download)
+    raw = row.read(root, download=download)
     train, test = len(raw.train.labels), len(raw.test.labels)
     part = "" if (train, test) == (row.train, row.test) else f" (a part: there are {row.train:,} and {row.test:,})"
-    checked = "every file has its published hash" if row.places else "built in, no file to check"
-    return f"{name}: {train:,} training and {test:,} test images{part or ', complete'}; {checked}."
+    return f"{name}: {train:,} training and {test:,} test images{part or ', complete'}; {_checked(row.places)}."
+
+
+def _read_graph(name: str, root: Path, download: bool) -> str:
+    row = graph_source(name)
+    counts = row.read(root, download=download).check().counts
+    return f"{name}: {counts['nodes']:,} nodes and {counts['edges']:,} edges, complete; {_checked(row.places)}."
+
+
+def _checked(places: tuple[str, ...]) -> str:
+    return "every file has its known hash" if places else "built in, no file to check"

@@ -91,7 +91,7 @@ def missing(places: list[str], root: Path, failure: str = "") -> str:
         f"A data file is missing. Expected one of these:{looked}\n{failure}"
         f"{put} the file there, or name the folder that holds it: pass it as the data root (--data-root), or "
         f"set {VARIABLE}. "
-        "The data set 'digits' needs no file and no network."
+        "The data set 'digits' needs no file and no network, nor does the graph 'karate'."
     )
 
 
