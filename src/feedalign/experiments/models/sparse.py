@@ -99,17 +99,13 @@ class Pattern:
             self.column, dense, self.start, mode="sum", per_sample_weights=values, include_last_offset=True
         )
 
-    def _places(self, dtype: torch.dtype) -> Tensor:
-        """Return a CSR tensor of zeros."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Sparse", UserWarning)  # "... is in beta state"
-            zeros = torch.zeros(len(self.column), dtype=dtype, device=self.column.device)
-            return torch.sparse_csr_tensor(
-                self.start, self.column, zeros, (self.rows, self.columns), check_invariants=False
-            )
-
-    def _sample(self, left: Tensor, right: Tensor, places: Tensor) -> Tensor:
-        return torch.sparse.sampled_addmm(places, left, right.t(), beta=0.0).values()  # type: ignore[no-any-return]
+    def _sample(self, left: Tensor, right: Tensor, into: Tensor) -> None:
+        """Write the entries of ``left @ right.T`` into ``into [E]``, which holds zeros."""
+        # A CSR tensor around these very zeros, so that nothing is copied.
+        places = torch.sparse_csr_tensor(
+            self.start, self.column, into, (self.rows, self.columns), check_invariants=False
+        )
+        torch.sparse.sampled_addmm(places, left, right.t(), beta=0.0, out=places)
 
 
 def pattern(row: Tensor, column: Tensor, rows: int, columns: int) -> tuple[Pattern, Tensor]:
@@ -157,12 +153,14 @@ class _Sampled(torch.autograd.Function):
     def forward(ctx: Any, places: Pattern, left: Tensor, *right: Tensor) -> Tensor:
         ctx.places = places
         ctx.save_for_backward(left, *right)
-        made = left.new_empty(len(right), len(left), len(places.column))
-        if len(places.column):
-            zeros = places._places(left.dtype)
+        made = left.new_zeros(len(right), len(left), len(places.column))
+        if not len(places.column):
+            return made
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse", UserWarning)  # "... is in beta state"
             for t, each in enumerate(right):
                 for b in range(len(left)):
-                    made[t, b] = places._sample(left[b], each[b], zeros)
+                    places._sample(left[b], each[b], made[t, b])
         return made
 
     @staticmethod
