@@ -48,10 +48,11 @@ class Shape:
 
     @property
     def text(self) -> str:
-        """The convolution in words."""
-        size, below = (" x ".join([str(n)] * self.directions) for n in (self.kernel, self.length))
+        """Kernel, positions, and channels."""
+        kernel, below = (" x ".join([str(n)] * self.directions) for n in (self.kernel, self.length))
+        stride = f", stride {self.stride}" if self.stride > 1 else ""
         groups = f", {self.groups} groups" if self.groups > 1 else ""
-        return f"{size} on {below}, stride {self.stride}, {self.channels} to {self.outputs} channels{groups}"
+        return f"{kernel} on {below}{stride}{groups}, {self.channels} to {self.outputs}"
 
     @property
     def below(self) -> tuple[int, ...]:
@@ -227,7 +228,7 @@ def _mean(samples: list[float], digits: int) -> str:
     return interval(samples).text(digits) if samples else ""
 
 
-LOOKS = {"independent": (VERMILLION, "o"), "repeated": (BLACK, "D"), "factorised": (GREEN, "^")}
+LOOKS = {"independent": (VERMILLION, "o"), "repeated": (BLACK, "."), "factorised": (GREEN, "^")}
 WORDS = {"independent": "a number for every position", "repeated": "repeated", "factorised": "from an SVD"}
 
 
@@ -243,7 +244,7 @@ def bound_picture(record: dict[str, Any]) -> Figure:
             points = [(c["law"], interval(c["best"][name])) for c in cases if c["best"][name]]
             _points(axes, points, color, marker, f"convolution, feedback {WORDS[name]}")
         unshared = [(c["law"], interval(c["locally_connected"])) for c in cases if c["locally_connected"]]
-        _points(axes, unshared, BLUE, "s", "without sharing, the same feedback")
+        _points(axes, unshared, BLUE, "s", "without sharing, a number for every position", markerfacecolor="none")
         axes.set(xscale="log", yscale="log", xlabel="root of p / D", ylabel="largest cosine with feedback")
         axes.legend(loc="lower right", fontsize=9)
         figure.set_label(
@@ -253,9 +254,9 @@ def bound_picture(record: dict[str, Any]) -> Figure:
     return figure
 
 
-def _points(axes: Any, points: list[tuple[float, Interval]], color: str, marker: str, name: str) -> None:
+def _points(axes: Any, points: list[tuple[float, Interval]], color: str, marker: str, name: str, **more: Any) -> None:
     across = [law for law, _ in points]
-    look: dict[str, Any] = {"color": color, "marker": marker, "linestyle": "none", "markersize": 6, "alpha": 0.8}
+    look: dict[str, Any] = {"color": color, "marker": marker, "linestyle": "none", "markersize": 6, **more}
     axes.plot(across, [found.mean for _, found in points], label=name, **look)
 
 

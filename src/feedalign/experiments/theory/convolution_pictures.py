@@ -65,6 +65,7 @@ def _alignments(axes: Axes, record: dict[str, Any], part: Part) -> None:
             for x, layer in zip(across, layers, strict=True):
                 _point(axes, x, layer, 1, style(rule)["color"], MARKERS[place])
     axes.axhline(0, color="#333333", linewidth=0.8)
+    axes.set_ylim(-0.15, 1.0)
     axes.set_xticks(range(1, len(layers) + 1), [f"layer {i}" for i in range(1, len(layers) + 1)])
     axes.set_title(f"{part[0]}, {part[1]}: alignment")
 
@@ -97,6 +98,7 @@ def weights_picture(record: dict[str, Any]) -> Figure:
             axes.set_xticks(range(len(nets(record))), [net.replace(" ", "\n") for net in nets(record)])
             axes.set_title(f"{part[0]}, {part[1]}")
             axes.grid(visible=False, axis="x")
+        grid[0].set_ylim(-0.2, 1.05)
         grid[0].set_ylabel("cosine of weights with feedback")
         bound = Line2D([], [], color=GREY, marker="_", linestyle="none", markersize=12, label="largest possible")
         handles = [h for h in _names(record) if h.get_label() in [label(rule) for rule in ALIGNED]]
