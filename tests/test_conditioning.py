@@ -1,6 +1,7 @@
-"""The forecast of alignment against deep linear networks, where it is exact, and the ways it can be asked for wrongly."""
+"""The forecast of alignment against deep linear networks, where it is exact, and what cannot be forecast."""
 
 import copy
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ SEPARATE = fa.Uniform(shared=False)
 
 
 def chain(widths: list[int], scale: float) -> nn.Sequential:
-    layers = [nn.Linear(a, b, bias=False) for a, b in zip(widths, widths[1:], strict=False)]
+    layers = [nn.Linear(a, b, bias=False) for a, b in pairwise(widths)]
     model = nn.Sequential(*layers)
     with torch.no_grad():
         for weight in model.parameters():

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -82,33 +82,43 @@ class Net:
 
 
 class Ensemble:
-    """Nets of one shape and one rule that learn side by side, each as if it were alone.
+    """Nets of one shape that learn side by side, each as if it were alone.
 
     One attached model serves all of them: it is called on stacked weights, under ``torch.func.vmap``.
 
     Args:
         net: Their shape.
-        rule: Their rule. They share its feedback, whatever their weights.
+        feedback: Their feedback, drawn for seed 0: they share it, whatever their weights.
         seeds: Of their weights, one a net.
         scale: See :meth:`Net.build`.
+        backprop: Whether they learn by backpropagation instead of DFA. Alignment is measured all the same.
     """
 
-    def __init__(self, net: Net, rule: fa.Rule, seeds: Sequence[int], scale: float | None = None) -> None:
-        self.net, self.seeds = net, list(seeds)
+    def __init__(
+        self,
+        net: Net,
+        seeds: Sequence[int],
+        feedback: fa.Feedback | None = None,
+        scale: float | None = None,
+        backprop: bool = False,
+    ) -> None:
+        self.net, self.seeds, self.backprop = net, list(seeds), backprop
         built = [net.build(seed, scale) for seed in self.seeds]
         self.model = built[0]
-        self.handle = net.attach(self.model, rule)
+        self.handle = net.attach(self.model, fa.DFA(feedback=feedback or fa.Uniform(shared=False)))
         self.weights = {
             name: torch.stack([dict(each.named_parameters())[name].detach() for each in built])
             for name, _ in self.model.named_parameters()
         }
+        with torch.enable_grad():
+            self.model(torch.zeros(1, net.inputs))  # shapes, and with them the feedback, are known from here on
 
     def step(self, loss: Loss, inputs: Tensor, targets: Tensor, rate: float) -> None:
         """Take one step of gradient descent with every net.
 
         Args:
             loss: ``loss(outputs, targets)``
-            inputs: ``[N, d]``, the same for all, or ``[nets, N, d]``.
+            inputs: ``[nets, N, d]``
             targets: ``[nets, N, ...]``
             rate: Of learning.
         """
@@ -116,8 +126,8 @@ class Ensemble:
         def one(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
             return loss(functional_call(self.model, weights, (x,)), y)
 
-        shared = None if inputs.dim() == 2 else 0
-        gradients = vmap(grad(one), (0, shared, 0))(self.weights, inputs, targets)
+        with self.handle.off() if self.backprop else nullcontext():
+            gradients = vmap(grad(one))(self.weights, inputs, targets)
         for name, gradient in gradients.items():
             self.weights[name].sub_(gradient, alpha=rate)
 
@@ -131,11 +141,15 @@ class Ensemble:
         yield self.model
 
     def outputs(self, inputs: Tensor) -> Tensor:
-        """Return what every net makes of ``inputs [N, d]``, ``[nets, N, C]``."""
+        """Return what every net makes of ``inputs [N, d]``, or ``[nets, N, d]``: ``[nets, N, C]``."""
         h = inputs
         with torch.no_grad():
             for layer in self.net.layers:
-                h = h @ self.weights[layer].mT
+                h = h @ self.weights[f"{layer}.weight"].mT
                 if self.net.activation != "linear" and layer != self.net.layers[-1]:
                     h = h.tanh() if self.net.activation == "tanh" else h.relu()
         return h
+
+    def flat(self) -> Tensor:
+        """Return all weights of every net in one row, ``[nets, parameters]``."""
+        return torch.cat([weight.flatten(1) for weight in self.weights.values()], dim=1)
