@@ -131,6 +131,12 @@ def test_errors_say_what_was_found() -> None:
         Learning("tanh")
 
 
+def test_rates_too_large_are_told() -> None:
+    start = draw(1, 2, (1, 1), 50, 1.0, 0).order[0]
+    with pytest.raises(ArithmeticError, match=r"up to time 100, found it to end at .*Lower the rates"):
+        integrate(start, [-0.8, 1.3], Learning("linear", rate=20.0, second_rate=0.0), [100.0])
+
+
 def test_missing_scipy_names_the_command() -> None:
     code = (
         "import sys; sys.modules['scipy.integrate'] = None\n"

@@ -40,6 +40,12 @@ def test_equals_the_updates_written_out(activation: str, rule: str) -> None:
         np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
+def test_a_step_is_reported_once() -> None:
+    run = simulate(draw(1, 2, (1.0,), 10, 0.5, 1), None, Learning(), [0.0, 0.04, 0.11, 0.12, 0.3], seed=0)
+    assert run.times.tolist() == [0, 0.1, 0.3]
+    assert run.order.v.shape == (3, 1, 2)
+
+
 def test_samples_are_those_of_the_teacher() -> None:
     weights = draw(2, 2, (1.0, -0.5), 20, 0.5, 1)
     x, y = next(_samples(weights, Learning("erf"), 2, 0))

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-SMALLEST = 1e-14  # variance: below it the direction of a ReLU unit is lost in rounding
+SMALLEST = 1e-14  # variance, so that nothing is divided by zero
+DYING = 1e-10  # variance of a ReLU field around which its unit comes to rest
 
 
 class Integrals(ABC):
@@ -110,7 +111,11 @@ class Linear(Integrals):
 
 
 class Relu(Integrals):
-    r"""The rectifier, :math:`g(z) = \max(z, 0)`, whose ``i4`` has no closed form."""
+    r"""The rectifier, :math:`g(z) = \max(z, 0)`, whose ``i4`` has no closed form.
+
+    A unit that is driven to no weights at all gets there in finite time, where it has no direction any more and the
+    equations end. Here it comes to rest: its ``i3`` fades out where the variance of its field is around 1e-10.
+    """
 
     name = "relu"
 
@@ -122,12 +127,13 @@ class Relu(Integrals):
     def i3(self, C: Array, K: int) -> Array:
         """Return ``E[g'(z_i) z_a g(z_b)]``."""
         rho, _ = _correlations(C)
-        deviation = np.sqrt(np.maximum(_variances(C), SMALLEST))
+        variance = np.maximum(_variances(C), SMALLEST)
+        deviation, living = np.sqrt(variance), variance[..., :K] / (variance[..., :K] + DYING)
         rho, S = rho[..., :K, :], C[..., :K, :]
         ratio = deviation[..., None, :] / deviation[..., :K, None] * np.sqrt(1 - rho**2) / (2 * np.pi)
         share = 0.25 + np.arcsin(rho) / (2 * np.pi)
         along: Array = S[..., :, None] * ratio[..., None, :] + C[..., None, :, :] * share[..., None, :]
-        return along
+        return along * living[..., None, None]
 
     def i4(self, C: Array, K: int) -> Array:
         """Raise: there is no closed form."""

@@ -6,6 +6,7 @@ Every step takes a fresh sample; time is steps over the input dimension. First l
 g(\lambda_k)`.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,25 +74,27 @@ def integrate(
     Raises:
         ValueError: The feedback does not have a number for every unit.
         NotImplementedError: The activation has no closed equations; the message says what to do.
-        ArithmeticError: The integration failed: rates too large, or a ReLU unit that dies.
+        ArithmeticError: The integration failed: the rates are too large.
     """
     F = None if feedback is None else np.asarray(feedback, dtype=np.float64)
     if F is not None and F.shape != start.v.shape:
         raise ValueError(f"Expected one number of feedback for each of {len(start.v)} units, found shape {F.shape}.")
     moments = np.asarray(times, dtype=np.float64)
-    solved = _solver()(
-        lambda _, state: _pack(*derivative(_unpack(state, start), F, learning)),
-        (0.0, float(moments[-1])),
-        _pack(start.Q, start.R, start.v),
-        method="LSODA",
-        t_eval=moments,
-        rtol=tolerance,
-        atol=tolerance / 1000,
-    )
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore", UserWarning)  # of what becomes an error below
+        solved = _solver()(
+            lambda _, state: _pack(*derivative(_unpack(state, start), F, learning)),
+            (0.0, float(moments[-1])),
+            _pack(start.Q, start.R, start.v),
+            method="LSODA",
+            t_eval=moments,
+            rtol=tolerance,
+            atol=tolerance / 1000,
+        )
     if not solved.success or not np.isfinite(solved.y).all():
         raise ArithmeticError(
             f"Expected an integration up to time {moments[-1]:g}, found it to end at "
-            f"{solved.t[-1] if len(solved.t) else 0:g}: {solved.message} Lower the rates, or end before a unit dies."
+            f"{solved.t[-1] if len(solved.t) else 0:g}: {solved.message} Lower the rates."
         )
     return Trajectory(moments, _unpack(solved.y.T, start))
 

@@ -151,7 +151,7 @@ def simulate(
         weights: Where they begin.
         feedback: ``F``, ``[K]`` for all or ``[S, K]``; ``None`` is backpropagation.
         learning: The activation and the rates.
-        times: When to report, increasing, in steps over ``N``; rounded to a step.
+        times: When to report, increasing, in steps over ``N``; rounded to a step, each of which is reported once.
         seed: Of the samples.
         told: Called with the reports made and their number.
 
@@ -170,7 +170,7 @@ def simulate(
     rates = learning.rates
     optimiser = torch.optim.SGD([{"params": [model.w], "lr": rates[0]}, {"params": [model.v], "lr": rates[1] / inputs}])
     samples = _samples(weights, learning, students, seed)
-    reports = np.round(np.asarray(times, dtype=np.float64) * inputs).astype(int)
+    reports = np.unique(np.round(np.asarray(times, dtype=np.float64) * inputs).astype(int))
     found, step = [], 0
     for report in reports:
         for _ in range(report - step):

@@ -227,15 +227,18 @@ def pictures(record: Written) -> dict[str, Figure]:
 def _plane(record: Written) -> Figure:
     paths, A = record["findings"]["paths"], record["config"]["cases"][0]["teacher"]
     with mpl.rc_context(SETTINGS):
-        figure, grid = panels(2, stacked=False, height=4.6)
+        figure, grid = panels(2, stacked=False, height=4.9)
         for axes, (rule, name) in zip(grid, RULES.items(), strict=True):
             for path in paths[rule]:
                 x, y = zip(*path, strict=True)
                 axes.plot(x, y, color=style(rule)["color"], linewidth=1, alpha=0.7)
                 axes.plot(x[-1], y[-1], "o", color=style(rule)["color"], markersize=6)
             _solutions(axes, A)
-            _arrow(axes, paths["feedback"], max(abs(a) for a in A))
-            axes.set(title=f"{name}, {len(paths[rule])} students", xlabel="$v_1$", ylabel="$v_2$", aspect="equal")
+            longest = max(abs(a) for a in A)
+            _arrow(axes, paths["feedback"], longest)
+            span = (-1.2 * longest, 1.2 * longest)
+            axes.set(title=f"{name}, {len(paths[rule])} students", xlabel="$v_1$", ylabel="$v_2$")
+            axes.set(aspect="equal", xlim=span, ylim=span)
         found = labelled(grid)
         figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=2)
     figure.set_label(
