@@ -13,6 +13,7 @@ from feedalign.attach import Attachment
 from feedalign.delivery import Delivery, Planner
 from feedalign.errors import SignalError
 from feedalign.layout import Layout
+from feedalign.parallel import averaged
 from feedalign.recording import Arrival, Arriving, Facts, Output, Recording
 from feedalign.replay import Inputs
 from feedalign.rules import Broadcast
@@ -29,6 +30,10 @@ class First:
     """The pass that finds the error. Up to the output it runs without a graph."""
 
     handle: Attachment
+    stepping: bool = False
+    """Whether an optimiser steps each block at once."""
+    averaged: bool = False
+    """Whether ``DistributedDataParallel`` averages the gradients over processes."""
     recording: Recording = field(default_factory=Recording)
     inputs: Inputs | None = None
     leaves: list[list[Tensor]] = field(default_factory=list)
@@ -41,6 +46,7 @@ class First:
         """Keep what the second pass begins with, and stop recording a graph."""
         if self.inputs is not None:
             raise SignalError("The closure ran the model twice. Write one two_pass for each forward pass.")
+        self.averaged = averaged(self.stepping)
         if any(is_floating(leaf) and leaf.requires_grad for leaf in flatten((args, kwargs))[0]):
             raise SignalError(
                 "The model's input needs a gradient, which two passes cannot give: what lies below the model would not "
@@ -215,7 +221,9 @@ class Choice:
 
     def start(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Choose, now that the inputs are there."""
-        self.taken = self.only if beginning(args, kwargs) == self.known else self.first
+        # In a single pass gradients would come before DistributedDataParallel expects any.
+        single = beginning(args, kwargs) == self.known and not averaged(self.first.stepping)
+        self.taken = self.only if single else self.first
         self.taken.start(args, kwargs)
 
     def at_point(self, arriving: Sequence[Arriving | None], tensors: list[Tensor]) -> list[Tensor]:

@@ -28,8 +28,9 @@ def two_pass(
     """Form one step's gradients with the activations of one block at a time in memory.
 
     Dropout masks, autocast and batch statistics are those of a single forward pass, and gradients add up as always,
-    so accumulation works. With an optimiser each block's parameters are stepped and their gradients freed as soon as
-    they are known, so that gradients take no memory either; without one, do as after ``loss.backward()``.
+    so accumulation works, and so does ``DistributedDataParallel`` (call the wrapper in the closure). With an optimiser
+    each block's parameters are stepped and their gradients freed as soon as they are known, so that gradients take no
+    memory either; without one, do as after ``loss.backward()``.
 
     Args:
         handle: The attachment of rules that broadcast: DFA, DRTP, DKP and the like.
@@ -37,7 +38,7 @@ def two_pass(
             A compiled model runs in eager mode here.
         optimizer: Steps each block's parameters, so its ``step`` is called several times, each time for parameters
             that it has not stepped yet. Its gradients must be empty and its parameters used once each; with loss
-            scaling (fp16) or clipping by a global norm, leave it out.
+            scaling (fp16), clipping by a global norm, or ``DistributedDataParallel``, leave it out.
 
     Returns:
         The loss, without a graph.
@@ -45,8 +46,8 @@ def two_pass(
     Raises:
         SignalError: The rule cannot be run this way (it transports through layers, or pushes tangents forward); the
             model's input needs a gradient; its forward pass goes another way or gives other values the second time;
-            blocks share operations, so that one cannot be differentiated before the next; or a parameter is used twice
-            though an optimiser is given.
+            blocks share operations, so that one cannot be differentiated before the next; a parameter is used twice
+            though an optimiser is given, or gradients are averaged; or they are averaged in a way that would miss them.
 
     Example:
         >>> loss = two_pass(handle, lambda: loss_fn(model(x), y))
@@ -78,7 +79,7 @@ class Step:
 
     def run(self, closure: Callable[[], Tensor]) -> Tensor:
         """Find the error in one pass and deliver it in another, or deliver targets in the only one."""
-        first = First(self.handle)
+        first = First(self.handle, stepping=self.optimizer is not None)
         known, choice = self.handle.known.get(_kind(self.optimizer)), None
         if known is not None and all(planner.rule.targeted for planner in self.handle.planners):
             choice = Choice(first, Only(self, replace(known.recording), []), known.beginning)
@@ -87,8 +88,8 @@ class Step:
         if choice is not None and choice.taken is choice.only:
             self.backward([loss], [torch.ones_like(loss)])
         else:
-            if self.optimizer is not None:
-                _check_used_once(self.handle.model, uses)
+            if self.optimizer is not None or first.averaged:
+                _check_used_once(self.handle.model, uses, first.averaged)
             self._deliver(first, loss)
         return loss.detach()
 
@@ -183,15 +184,21 @@ def _used(model: nn.Module) -> Iterator[Counter[nn.Module]]:
             hook.remove()
 
 
-def _check_used_once(model: nn.Module, uses: Counter[nn.Module]) -> None:
+def _check_used_once(model: nn.Module, uses: Counter[nn.Module], averaged: bool) -> None:
     times: Counter[str] = Counter()
     names: dict[int, str] = {}
     for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(prefix, recurse=False, remove_duplicate=False):
             times[names.setdefault(id(parameter), name)] += uses[module]
     twice = [name for name, count in times.items() if count > 1]
-    if twice:
+    if not twice:
+        return
+    if averaged:
         raise SignalError(
-            "two_pass with an optimiser would step these parameters before all of their gradient is there, since they "
-            f"are used more than once in a forward pass:\n{listing(twice)}\nLeave the optimiser out."
+            "two_pass expected every parameter to be used once, since DistributedDataParallel averages its gradient "
+            f"when it first comes, and found these used more often:\n{listing(twice)}\nTake the ordinary step."
         )
+    raise SignalError(
+        "two_pass with an optimiser would step these parameters before all of their gradient is there, since they "
+        f"are used more than once in a forward pass:\n{listing(twice)}\nLeave the optimiser out."
+    )
