@@ -1,4 +1,4 @@
-"""Data sets by name.
+"""Data sets by name: images here, graphs in :mod:`feedalign.experiments.data.graphs`.
 
 =============  ======  =======  =====  ============  =======
 name           train   test     shape  classes       files

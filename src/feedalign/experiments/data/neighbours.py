@@ -2,16 +2,16 @@
 
 What is exact. A network of k layers reads, for one node, its neighbourhood of k hops. With every neighbour taken
 (a fan-out of -1) a batch of k hops gives its seed nodes just the output they have in the whole graph, if what flows
-over an edge depends on its two ends alone, as in GAT. GCN and ChebConv divide by the degrees of both ends, and a node
-on the rim of a batch has only some of its edges there: take one hop more than there are layers, or compute the weights
-on the whole graph and give each batch its own, ``weights[batch.edges]``. With fewer neighbours than there are, the
-outputs are an estimate.
+over an edge depends on its two ends alone, as in GAT. GCN also divides by the degrees of both ends, and a node on the
+rim of a batch has none of its edges there: take one hop more than there are layers. ChebConv counts the edges that
+leave a node: two hops more. Or compute the weights of the edges on the whole graph and give each batch its own,
+``weights[batch.edges]``. With fewer neighbours than there are, outputs are an estimate.
 
 References:
     Hamilton, Ying & Leskovec, *Inductive representation learning on large graphs*, NeurIPS 2017.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -68,24 +68,23 @@ def neighbour_batches(
         seeds_mask: Which nodes the batches are of, ``[N]``, bool, as ``data.train``.
         fanout: At most how many incoming edges of a node to follow, hop by hop, without replacement; -1 for all.
         batch: At most how many seed nodes a subgraph has.
-        generator: Of a CPU; by default PyTorch's own. It decides the order and, unless the compiled sampler draws
-            them from PyTorch's own, the samples.
+        generator: Of a CPU; by default PyTorch's own. It decides the order and the samples.
         compiled: Whether PyTorch Geometric's ``NeighborLoader`` samples. By default it does where the compiled
             extension that it needs, pyg-lib or torch-sparse, is installed; else plain PyTorch does, by the same rules.
 
     Raises:
-        DataError: The mask does not fit or is empty; a fan-out or the batch is no number of nodes.
+        DataError: The mask does not fit or is empty; a fan-out or the batch is no number of nodes; or
+            the compiled sampler is asked for, and not installed.
     """
     _check(data, seeds_mask, fanout, batch)
     seeds = seeds_mask.cpu().nonzero().flatten()
     order = seeds[torch.randperm(len(seeds), generator=generator)]
     edge_index = data.edge_index.cpu()
-    if has_compiled_sampler() if compiled is None else compiled:
-        samples = _compiled_samples(edge_index, data.nodes, order, fanout, batch)
-    else:
-        sampler = _Sampler(edge_index, data.nodes)
-        samples = (sampler.sample(part, fanout, generator) for part in torch.split(order, batch))
-    return (_subgraph(data, sample) for sample in samples)
+    there = compiled is not False and has_compiled_sampler()
+    if compiled and not there:
+        raise DataError("Expected pyg-lib or torch-sparse for the compiled sampler, found neither. Do leave it out.")
+    sample = _compiled_sampler(edge_index, data.nodes, fanout) if there else _Sampler(edge_index, data.nodes).sample
+    return (_subgraph(data, sample(part, fanout, generator)) for part in torch.split(order, batch))
 
 
 def has_compiled_sampler() -> bool:
@@ -129,15 +128,21 @@ def _subgraph(data: GraphData, sample: _Sample) -> Subgraph:
     return Subgraph(data.x[nodes], edge_index, data.y[nodes], nodes, edges, sample.seeds)
 
 
-def _compiled_samples(
-    edge_index: Tensor, nodes: int, order: Tensor, fanout: Sequence[int], batch: int
-) -> Iterator[_Sample]:
+def _compiled_sampler(edge_index: Tensor, nodes: int, fanout: Sequence[int]) -> Callable[..., _Sample]:
     from torch_geometric.data import Data
     from torch_geometric.loader import NeighborLoader
 
-    graph = Data(edge_index=edge_index, num_nodes=nodes)
-    for part in NeighborLoader(graph, num_neighbors=list(fanout), input_nodes=order, batch_size=batch):
-        yield _Sample(part.n_id, part.e_id, part.edge_index, part.batch_size)
+    loader = NeighborLoader(Data(edge_index=edge_index, num_nodes=nodes), num_neighbors=list(fanout))
+
+    def sample(seeds: Tensor, fanout: Sequence[int], generator: torch.Generator | None) -> _Sample:
+        # It draws from PyTorch's own generator, which is lent to it and given back as it was.
+        seed = int(torch.randint(2**62, (), generator=generator))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            found = loader(seeds)
+        return _Sample(found.n_id, found.e_id, found.edge_index, len(seeds))
+
+    return sample
 
 
 class _Sampler:
