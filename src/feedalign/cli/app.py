@@ -14,7 +14,9 @@ from feedalign.cli.report import Report
 from feedalign.cli.table import ShowTable
 from feedalign.cli.theory import Theory
 from feedalign.cli.train import TrainVision
+from feedalign.cli.train_graph import TrainGae, TrainGraph
 from feedalign.cli.tune import TuneVision
+from feedalign.cli.tune_graph import TuneGraph
 
 DESCRIPTION = """\
 Train PyTorch models without weight transport. Backpropagation sends the output error back through the transposed
@@ -68,7 +70,10 @@ def parse(arguments: Sequence[str]) -> Command:
 def _app() -> SubcommandApp:
     train, tune, bench, data = SubcommandApp(), SubcommandApp(), SubcommandApp(), SubcommandApp()
     train.command(name="vision")(TrainVision)
+    train.command(name="graph")(TrainGraph)
+    train.command(name="gae")(TrainGae)
     tune.command(name="vision")(TuneVision)
+    tune.command(name="graph")(TuneGraph)
     bench.command(name="step")(BenchStep)
     bench.command(name="memory")(BenchMemory)
     bench.command(name="feedback")(BenchFeedback)

@@ -3,9 +3,14 @@
 import os
 
 VARIABLE = "FEEDALIGN_TRACEBACK"
-EXTRA = "vision"
-# Modules that the extra brings, by the names under which Python misses them.
-OPTIONAL = {"accelerate", "jinja2", "markupsafe", "matplotlib", "numpy", "pooch", "rich", "scipy", "sklearn", "tyro"}
+# Modules that an extra brings, by the names under which Python misses them.
+OPTIONAL = {
+    **dict.fromkeys(
+        ("accelerate", "jinja2", "markupsafe", "matplotlib", "numpy", "pooch", "rich", "scipy", "sklearn", "tyro"),
+        "vision",
+    ),
+    **dict.fromkeys(("optuna", "torch_geometric"), "graph"),
+}
 
 
 def wants_traceback() -> bool:
@@ -28,7 +33,8 @@ def message(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "Stopped."
     if isinstance(error, ModuleNotFoundError) and (module := _top(error)) in OPTIONAL:
-        return f'This command needs the package {module!r}, which is not installed: pip install "feedalign[{EXTRA}]"'
+        extra = OPTIONAL[module]
+        return f'This command needs the package {module!r}, which is not installed: pip install "feedalign[{extra}]"'
     if _mendable(error, {kind.__name__ for kind in type(error).__mro__}):
         return str(error)
     return (

@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -19,6 +21,18 @@ def progress_for(runs: int) -> Progress:
     """Return whom a sweep of so many runs tells how it goes on."""
     console = standard_error()
     return Bars(console, runs) if console.is_terminal else Lines(console, runs)
+
+
+@contextmanager
+def one_bar(runs: int) -> Iterator[Progress]:
+    """Give whom many short runs tell how they go on: one live bar for all of them on a terminal, lines elsewhere."""
+    console = standard_error()
+    if not console.is_terminal:
+        yield Lines(console, runs, each_run=False)
+        return
+    bar = OneBar(console, runs)
+    with bar.bars:
+        yield bar
 
 
 def readable(loss: float) -> str:
@@ -82,35 +96,83 @@ class Bars:
             self.bars = None
 
 
+class OneBar:
+    """One live bar for all runs.
+
+    Args:
+        console: Where to draw.
+        runs: How many runs there will be.
+    """
+
+    def __init__(self, console: Console, runs: int) -> None:
+        self.console, self.title, self.epochs = console, "", 0
+        self.bars = RichProgress(
+            TextColumn("{task.completed:.0f}/{task.total} runs", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[state]}", table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            expand=True,
+        )
+        self.task = self.bars.add_task("", total=runs, state="")
+
+    def start(self, name: str, rule: str, seed: int, epochs: int, steps: int) -> None:
+        """Remember what begins."""
+        self.title, self.epochs = f"{name} {rule} seed {seed}", epochs
+
+    def step(self, epoch: int, step: int, loss: float) -> None:
+        """Show nothing: a step is too short."""
+
+    def epoch(self, line: dict[str, Any]) -> None:
+        """Show how far the run is."""
+        figure = 100 * _accuracy(line)[1]
+        state = rf"{self.title} \[{line['epoch']}/{self.epochs}] {figure:.1f} %"
+        self.bars.update(self.task, state=state)
+
+    def message(self, text: str) -> None:
+        """Print a sentence above the bar."""
+        say(self.console, text)
+
+    def finish(self) -> None:
+        """Count the run."""
+        self.bars.advance(self.task)
+
+
 class Lines:
     """A line at the start and the end of a run, and every few seconds in between.
 
     Args:
         console: Where to print.
         runs: How many runs there will be.
+        each_run: Whether every run has lines, or only one every few seconds is printed.
     """
 
-    def __init__(self, console: Console, runs: int) -> None:
-        self.console, self.runs, self.begun = console, runs, 0
+    def __init__(self, console: Console, runs: int, each_run: bool = True) -> None:
+        self.console, self.runs, self.begun, self.each_run = console, runs, 0, each_run
         self.title, self.epochs, self.printed = "", 0, 0.0
 
     def start(self, name: str, rule: str, seed: int, epochs: int, steps: int) -> None:
         """Say what begins."""
         self.begun += 1
-        self.title, self.epochs, self.printed = f"{name} {rule} seed {seed}", epochs, time.monotonic()
-        say(self.console, f"[{self.begun}/{self.runs}] {self.title}: {epochs} epochs of {steps} steps")
+        self.title, self.epochs = f"{name} {rule} seed {seed}", epochs
+        if self.each_run:
+            self.printed = time.monotonic()
+            say(self.console, f"[{self.begun}/{self.runs}] {self.title}: {epochs} epochs of {steps} steps")
 
     def step(self, epoch: int, step: int, loss: float) -> None:
         """Say nothing: a step is too short for a line."""
 
     def epoch(self, line: dict[str, Any]) -> None:
         """Print the last epoch, and others when the last line is some seconds old."""
-        if line["epoch"] == self.epochs or time.monotonic() - self.printed >= LINE_SECONDS:
+        ends = line["epoch"] == self.epochs and self.each_run
+        if ends or time.monotonic() - self.printed >= LINE_SECONDS:
             self.printed = time.monotonic()
             part, accuracy = _accuracy(line)
+            number = "" if self.each_run else f"[{self.begun}/{self.runs}] "
             say(
                 self.console,
-                f"  {self.title}: epoch {line['epoch']}/{self.epochs}, training loss {readable(line['train_loss'])}, "
+                f"  {number}{self.title}: epoch {line['epoch']}/{self.epochs}, "
+                f"training loss {readable(line['train_loss'])}, "
                 f"{part} accuracy {100 * accuracy:.2f} %, {line['seconds']:.1f} s",
             )
 
@@ -123,6 +185,11 @@ class Lines:
 
 
 def _accuracy(line: dict[str, Any]) -> tuple[str, float]:
-    """Return the part that an epoch's accuracy is shown for, and the accuracy: training where nothing is held out."""
+    """Return the part that an epoch's accuracy is shown for, and the accuracy: training where nothing is held out.
+
+    Where links are foretold, it is the area under the ROC curve.
+    """
+    if "validation_auc" in line:
+        return "validation", line["validation_auc"]
     part = "training" if math.isnan(line["validation_accuracy"]) else "validation"
     return part, line["train_accuracy" if part == "training" else "validation_accuracy"]

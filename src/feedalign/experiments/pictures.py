@@ -9,6 +9,7 @@ from feedalign.bench.plots import PICTURES
 from feedalign.experiments import plots
 from feedalign.experiments.comparison import compare
 from feedalign.experiments.files import writable_folder, write_atomically
+from feedalign.experiments.graph.tables import pictured
 from feedalign.experiments.records import load_all
 from feedalign.experiments.report import load_benches
 from feedalign.experiments.styles import png
@@ -32,7 +33,7 @@ def write_pictures(folder: Path, output: Path) -> list[Path]:
 
 
 def _figures(folder: Path) -> Iterator[tuple[str, Figure]]:
-    for comparison in compare(load_all(folder)):
+    for comparison in compare(pictured(load_all(folder))):
         drawn = {
             "learning-curves": plots.learning_curves(comparison),
             "alignment": plots.alignment_over_time(comparison),

@@ -21,6 +21,7 @@ from feedalign.experiments.comparison import Comparison, accuracy, compare, flat
 from feedalign.experiments.errors import RecordError
 from feedalign.experiments.files import writable_folder, write_atomically
 from feedalign.experiments.findings import findings
+from feedalign.experiments.graph.tables import graph_tables, pictured
 from feedalign.experiments.names import full_name, label
 from feedalign.experiments.provenance import machine
 from feedalign.experiments.records import RECORD, Run, load_all, read_json
@@ -91,7 +92,8 @@ def load_benches(folder: Path) -> list[dict[str, Any]]:
 
 def render(runs: list[Run], benches: list[dict[str, Any]], studies: Sequence[tuple[Study, Written]] = ()) -> str:
     """Return the report as HTML, the same text for the same records."""
-    sections = [_comparison_section(comparison) for comparison in compare(runs)]
+    sections = [_graph_section(tables)] if (tables := graph_tables(runs)) else []
+    sections += [_comparison_section(comparison) for comparison in compare(pictured(runs))]
     sections += [_bench_section(record) for record in benches]
     sections += [_study_section(study, record) for study, record in studies]
     started = [record["started"] for record in (*benches, *(record for _, record in studies))]
@@ -105,6 +107,11 @@ def render(runs: list[Run], benches: list[dict[str, Any]], studies: Sequence[tup
         version=__version__,
         sections=sections,
     )
+
+
+def _graph_section(tables: Sequence[Table]) -> Section:
+    """Return all tables of graph networks; only some of these have a section with pictures too."""
+    return Section("Graph networks", [], [Markup(to_html(table)) for table in tables], [], [])
 
 
 def _comparison_section(comparison: Comparison) -> Section:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from feedalign.experiments import records
-from feedalign.experiments.errors import RecordError
+from feedalign.experiments.errors import BusyError, RecordError
 from feedalign.experiments.files import exclusive, writable_folder
 from feedalign.experiments.progress import Progress, Silent, polite_stop
 from feedalign.experiments.records import Record
@@ -36,6 +36,10 @@ class Experiment(Generic[ConfigT, DataT]):
     rehearse: Callable[[ConfigT, DataT], object]
     training: Callable[[ConfigT, DataT, Path, Progress], Training[ConfigT]]
 
+    def reader(self, root: Path | str | None = None) -> Callable[[Any], DataT]:
+        """Return what reads data from a data root, and remembers the last: runs one after another share theirs."""
+        return lru_cache(maxsize=1)(partial(self.load, root=root))
+
     def sweep(
         self,
         configs: Iterable[ConfigT],
@@ -44,6 +48,7 @@ class Experiment(Generic[ConfigT, DataT]):
         root: Path | str | None = None,
         progress: Progress | None = None,
         checkpoint_seconds: float = 30.0,
+        shared: bool = False,
     ) -> list[Record]:
         """Run several configurations, each in its own folder under ``output``. Finished ones are not run again.
 
@@ -55,26 +60,27 @@ class Experiment(Generic[ConfigT, DataT]):
             root: The data root.
             progress: Who is told.
             checkpoint_seconds: Time between checkpoints.
+            shared: Leave runs that another process is at to it, instead of raising.
 
         Raises:
             ExperimentError: As :meth:`run` does.
         """
-        # The runs of a sweep share one data set, most of the time.
-        read = lru_cache(maxsize=1)(partial(self.load, root=root))
-        configs = list(configs)
-        left = [config for config in configs if finished(config, run_folder(output, config)) is None]
-        for config in left:
-            self.rehearse(config, read(config.data))
-        return [
-            self.run(
-                config,
-                run_folder(output, config),
-                read=read,
-                progress=progress,
-                checkpoint_seconds=checkpoint_seconds,
-            )
-            for config in configs
-        ]
+        progress, read = progress or Silent(), self.reader(root)
+        configs, found = list(configs), []
+        for config in configs:
+            if finished(config, run_folder(output, config)) is None:
+                self.rehearse(config, read(config.data))
+        for config in configs:
+            folder = run_folder(output, config)
+            try:
+                found.append(
+                    self.run(config, folder, read=read, progress=progress, checkpoint_seconds=checkpoint_seconds)
+                )
+            except BusyError:
+                if not shared:
+                    raise
+                progress.message(f"{folder}: left to the process that is at it.")
+        return found
 
     def run(
         self,

@@ -30,7 +30,7 @@ class Config:
         epochs: Steps with the whole graph; or, with sampled neighbours, how often the training nodes are seen.
         every: Epochs between two lines of the curve. The best epoch is looked for among all.
         alignment: Measure the alignment on all nodes with every line.
-        embedding: At the end, embed the hidden layer on so many test nodes; 0 for not at all.
+        embedding: At the end of the run with seed 0, embed the hidden layer on so many test nodes; 0 for not at all.
         neighbours: How many neighbours to sample a hop, outermost last; ``None`` trains on the whole graph at once.
         batch: Training nodes in a step, where neighbours are sampled.
         device: ``"cpu"``, or ``"auto"`` for an accelerator where there is one.

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeVar
 
 from feedalign.experiments.data.graphs import GraphConfig
 from feedalign.experiments.errors import ExperimentError
+from feedalign.experiments.graph.autoencoder import AutoencoderConfig
 from feedalign.experiments.graph.config import Config
 from feedalign.experiments.models.graph import GraphModelConfig
 from feedalign.experiments.optimisation import OptimiserConfig
@@ -22,8 +23,10 @@ CITATIONS = ("cora", "citeseer", "pubmed")
 KARATE = "karate"
 MODELS = ("cheb", "gcn", "spline", "gat", "dna")
 TITLES = {"cheb": "ChebNet", "gcn": "GCN", "spline": "SplineNet", "gat": "GAT", "dna": "DNA"}
+AUTOENCODER = "gae"
 EMBEDDED = "cora-gcn"
-"""Whose hidden layer is pictured: that of the first seed."""
+"""Whose hidden layer is pictured."""
+ConfigT = TypeVar("ConfigT")
 Settings = Mapping[str, Mapping[str, Any]]
 
 
@@ -59,7 +62,7 @@ def cell(graph: str, kind: str) -> str:
 
 
 def presets(tuned: Mapping[str, Settings]) -> dict[str, Preset[Config]]:
-    """Return all presets.
+    """Return the presets of networks that classify nodes.
 
     Args:
         tuned: Per name of a configuration and rule, the settings that tuning chose.
@@ -106,32 +109,67 @@ def _others(rows: Mapping[str, Preset[Config]]) -> dict[str, Preset[Config]]:
     }
 
 
+AUTOENCODER_EPOCHS = {"citeseer": 200}
+AUTOENCODER_RATES = {"citeseer": 0.02}
+"""As published: of other graphs there are 400 epochs, and DFA's learning rate is backpropagation's."""
+
+
+def autoencoder_presets(tuned: Mapping[str, Settings]) -> dict[str, Preset[AutoencoderConfig]]:
+    """Return the presets of the graph autoencoder.
+
+    Args:
+        tuned: Per name of a configuration and rule, the settings that tuning chose.
+    """
+    rows: dict[str, Preset[AutoencoderConfig]] = {}
+    for graph in (*CITATIONS, KARATE):
+        name, about = cell(graph, AUTOENCODER), f"Graph autoencoder on {graph}"
+        config = AutoencoderConfig(
+            data=GraphConfig(graph),  # type: ignore[arg-type]
+            epochs=AUTOENCODER_EPOCHS.get(graph, 400),
+            alignment=graph in ("cora", KARATE),
+        )
+        published = published_autoencoder(graph)
+        if graph == KARATE:
+            rows[name] = Preset(f"{about}: seconds, no download", config, published)
+            continue
+        rows[name] = Preset(f"{about}, tuned per rule", config, tuned.get(name, {}))
+        rows[f"{name}-published"] = Preset(f"{about}, settings as published", config, published)
+    return rows
+
+
+def published_autoencoder(graph: str) -> Settings:
+    """Return the published settings of the autoencoder by rule, those of shallow training being DFA's."""
+    of_dfa = _settings(AUTOENCODER_RATES.get(graph, 0.01), 0.0)
+    return {"bp": _settings(0.01, 0.0), "dfa": of_dfa, "shallow": of_dfa}
+
+
 @lru_cache(maxsize=1)
-def shipped() -> dict[str, Preset[Config]]:
-    """Return the presets with the settings that come with the package."""
-    return presets(json.loads(files(__package__).joinpath("tuned.json").read_text(encoding="utf-8")))
+def shipped() -> dict[str, Settings]:
+    """Return what tuning chose, by configuration and rule, as it comes with the package."""
+    found: dict[str, Settings] = json.loads(files(__package__).joinpath("tuned.json").read_text(encoding="utf-8"))
+    return found
 
 
-def preset(name: str, rule: str = "dfa", seed: int = 0, rows: Mapping[str, Preset[Config]] | None = None) -> Config:
+def preset(rows: Mapping[str, Preset[ConfigT]], name: str, rule: str = "dfa", seed: int = 0) -> ConfigT:
     """Return the configuration called ``name`` for a rule and a seed.
 
     Args:
-        name: Of a preset.
+        rows: The presets, as :func:`presets` returns them.
+        name: Of one of them.
         rule: A learning rule. One that has no settings of its own is given those of DFA.
         seed: Of the run.
-        rows: The presets, by default those of the package.
 
     Raises:
-        ExperimentError: There is no preset of that name, or it was not tuned for this rule.
+        ExperimentError: There is no preset of that name, or it was not tuned.
         ValueError: There is no rule of that name.
     """
-    rows = shipped() if rows is None else rows
     row = named(rows, name)
-    config = replace(row.config, name=name, rule=rule, seed=seed, embedding=0 if seed else row.config.embedding)
+    config: Any = replace(row.config, name=name, rule=rule, seed=seed)  # type: ignore[type-var]
     settings = row.rules.get(config.rule) or row.rules.get("dfa")
     if not settings:
         raise ExperimentError(
-            f"Expected settings of {config.rule} for {name}, found none: it was not tuned. Do that first (feedalign "
-            "tune graph), or choose those that were published: --settings published."
+            f"Expected settings of {config.rule} for {name}, found none: it was not tuned. Do tune it first, or choose "
+            "the published ones: --settings published."
         )
-    return with_settings(config, settings)
+    changed: ConfigT = with_settings(config, settings)
+    return changed

@@ -120,7 +120,7 @@ class GraphTraining(Training[Config]):
 
         Most nodes have an error of zero there. They are left out: what they receive is zero, which has no direction.
         """
-        if self.config.embedding:
+        if self.config.embedding and self.config.seed == 0:
             records.write_json(self.directory / records.EMBEDDING, self.embedding())
         if not self.config.alignment:
             return {}
