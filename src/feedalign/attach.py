@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from feedalign.assignment import Assigned, Rules, assign
 from feedalign.backward import compiled_pull, deliver
 from feedalign.checks import check_above, check_compiled, check_graph, check_output, warn_of_bypass
+from feedalign.compiled import hint, tell_hooks_apart
 from feedalign.delivery import Planner
 from feedalign.errors import PointsError, SignalError
 from feedalign.learned import NAME, LearnedFeedback
@@ -40,7 +41,8 @@ def attach(
     """Let ``model`` train by ``rule``: the loop, the loss and the optimiser stay as they are.
 
     Args:
-        model: Any module. Attach before ``torch.compile`` and before wrapping it in DDP.
+        model: Any module. Attach before ``torch.compile`` and before wrapping it in DDP. What was compiled and called
+            before is dropped, with a warning, since it could go on to run for the model without its rule.
         rule: What flows backward, such as ``feedalign.DFA(seed=0)``; or a dict that gives each group of points its
             own rule, ``{"conv*": FA(), "fc*": DFA()}``, with what ``points`` takes for its keys.
         points: Where the backward pass is cut: names, globs (``"layers.*"``), types, a predicate
@@ -73,6 +75,7 @@ def attach(
     name = None if output is None else find_module(model, output)
     if any(point.module == name and not point.at_input for each in assigned for point in each.points):
         raise PointsError(f"{name!r} is named both as a point and as the output. Leave it out of points=.")
+    tell_hooks_apart()
     handle = Attachment(model, rule, assigned, name)
     try:
         handle._learn(example)
@@ -329,7 +332,8 @@ class Attachment:
         if not recording.arrivals:
             raise SignalError(
                 "None of the points ran in this forward pass, so the model would train by backpropagation: "
-                f"{', '.join(map(str, self.points))}. Choose points that its forward runs. {candidates(self.model)}"
+                f"{', '.join(map(str, self.points))}. Choose points that its forward runs.{hint()} "
+                f"{candidates(self.model)}"
             )
         if not self.planners or self._mute:
             return None

@@ -28,7 +28,7 @@ WRONG = {
     "find_unused_parameters": r"without find_unused_parameters=True.*Leave it out; freeze parameters",
     "static_graph": r"without static_graph=True.*Leave it out",
     "stepping": r"before DistributedDataParallel has averaged.*Leave the optimiser out, and call optimizer\.step",
-    "reused": r"every parameter to be used once, since DistributedDataParallel.*net\.2\.0\.weight.*Take the ordinary step",
+    "reused": r"every parameter to be used once, since Distributed.*net\.2\.0\.weight.*Take the ordinary step",
 }
 
 

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 import feedalign as fa
 from feedalign.bench.cost import Step
 from feedalign.bench.peers import Forward, Hooks, Leaves, checkpointed
+from feedalign.compiled import tell_hooks_apart
 from feedalign.errors import nearest
 from feedalign.experiments.names import label as rule_label
 from feedalign.points import Points
@@ -90,14 +91,8 @@ def _by_rule(name: str, compiled: bool, trainee: Trainee) -> Step:
 
 
 def _compiled(model: nn.Module) -> Forward:
-    compiled = torch.compile(model)
-
-    def forward(inputs: Tensor) -> Tensor:
-        # Else what was compiled for a model without hooks would also serve its twin with hooks, without them.
-        with torch._dynamo.config.patch(skip_nnmodule_hook_guards=False):
-            output: Tensor = compiled(inputs)
-            return output
-
+    tell_hooks_apart()  # else what is compiled for a model without a rule would also serve its twin with one
+    forward: Forward = torch.compile(model)
     return forward
 
 

@@ -1,0 +1,38 @@
+"""What ``torch.compile`` compiled before a rule was attached, and would go on to run without the rule."""
+
+import warnings
+
+import torch
+
+
+def tell_hooks_apart() -> None:
+    """Let ``torch.compile`` compile again for a model that hooks were added to, as every attachment adds.
+
+    By default (``torch._dynamo.config.skip_nnmodule_hook_guards``) PyTorch takes it that a model without hooks never
+    gets any. What it has compiled for the model, or for another one like it, would go on to serve once a rule is
+    attached, and the model would train by backpropagation. So that default is changed, and what was compiled under it
+    is dropped, with a warning, since compiling again may take long.
+    """
+    config = torch._dynamo.config
+    if not config.skip_nnmodule_hook_guards:
+        return
+    config.skip_nnmodule_hook_guards = False
+    if any(code() is not None for code in torch._dynamo.convert_frame.output_codes.seen):
+        torch.compiler.reset()
+        warnings.warn(
+            "Something was compiled before attach(), and could have gone on to run for this model without its rule. So "
+            "all that was compiled is dropped (torch.compiler.reset()) and compiled again when it is next called. To "
+            "compile once, attach before the first call of anything that torch.compile made.",
+            stacklevel=3,
+        )
+
+
+def hint() -> str:
+    """Return what to add to a complaint that hooks did not run, if compiled code may be why; else nothing."""
+    if not torch._dynamo.config.skip_nnmodule_hook_guards:
+        return ""
+    return (
+        " If it was compiled: what torch.compile made before attach() may have run again, since "
+        "torch._dynamo.config.skip_nnmodule_hook_guards was set back to True. Set it to False, and call "
+        "torch.compiler.reset()."
+    )
