@@ -79,6 +79,7 @@ class Training(ABC, Generic[ConfigT]):
         curve: The lines written so far.
         best: The line with the highest validation figure so far, the first one of equals; the last where nothing was
             held out.
+        last: The line of the last epoch done, if it is on the curve.
     """
 
     experiment: ClassVar[str]
@@ -110,6 +111,7 @@ class Training(ABC, Generic[ConfigT]):
         self.order: Tensor = self.generator.get_state()
         self.curve: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
+        self.last: dict[str, Any] = {}
 
     @abstractmethod
     def batches(self) -> Iterator[Tensor]:
@@ -130,6 +132,10 @@ class Training(ABC, Generic[ConfigT]):
     def keeps(self, epoch: int) -> bool:
         """Return whether an epoch has a line on the curve."""
         return True
+
+    def written(self, line: dict[str, Any]) -> dict[str, Any]:
+        """Return a line as it stands on the curve."""
+        return line
 
     def extras(self) -> dict[str, Any]:
         """Return further groups of figures for the record's metrics, and write what else lies beside it."""
@@ -221,8 +227,9 @@ class Training(ABC, Generic[ConfigT]):
             self.best = line
         if self.keeps(self.epoch) or self.epoch == self.config.epochs:
             line["alignment"] = self.aligned()
-            self.curve.append(line)
-            append_line(self.directory / records.CURVE, records.to_json(line))
+            self.last = line
+            self.curve.append(self.written(line))
+            append_line(self.directory / records.CURVE, records.to_json(self.curve[-1]))
         self.progress.epoch(line)
 
     def measured(self, loss: Any) -> dict[str, dict[str, Any]] | None:
@@ -257,6 +264,7 @@ class Training(ABC, Generic[ConfigT]):
             "order": self.order,
             "curve": self.curve,
             "best": self.best,
+            "last": self.last,
             "started": self.started,
             "wall_seconds": self.wall_seconds,
             "provenance": self.provenance,
@@ -272,7 +280,7 @@ class Training(ABC, Generic[ConfigT]):
         progress = checkpoint.restore(self.checkpoint_file, self.config, self.parts)
         self.epoch, self.step, self.order = progress["epoch"], progress["step"], progress["order"]
         self.seconds, self.curve, self.started = progress["seconds"], progress["curve"], progress["started"]
-        self.best = progress["best"]
+        self.best, self.last = progress["best"], progress["last"]
         self.before, self.began = progress["wall_seconds"], time.perf_counter()
         self.progress.message(f"Going on from {self.position}: {self.checkpoint_file}")
         if different := records.differences(progress["provenance"], self.provenance):
@@ -284,7 +292,7 @@ class Training(ABC, Generic[ConfigT]):
     def finish(self) -> Record:
         """Write the record, and what else is to lie beside it."""
         config = self.config
-        metrics = {"final": self._figures(self.curve[-1]), "best": self._figures(self.best), **self.extras()}
+        metrics = {"final": self._figures(self.last), "best": self._figures(self.best), **self.extras()}
         record = Record(
             experiment=self.experiment,
             name=config.name,
@@ -298,7 +306,7 @@ class Training(ABC, Generic[ConfigT]):
             parameters=self.parameters,
             data={"name": config.data.name, **self.counts()},
             metrics=metrics,
-            alignment=self.curve[-1]["alignment"],
+            alignment=self.last["alignment"],
         )
         records.save(record, self.directory)
         return record

@@ -12,6 +12,7 @@ from torch import Tensor
 import feedalign as fa
 from feedalign.experiments.configured_rule import feedback_for, rule_for
 from feedalign.experiments.data.graphs import GraphConfig, GraphData, LinkData, LinkPart, link_split
+from feedalign.experiments.graph.lines import lean
 from feedalign.experiments.models.gae import GAE, GAEConfig
 from feedalign.experiments.names import short_name, transports
 from feedalign.experiments.optimisation import OptimiserConfig
@@ -138,3 +139,7 @@ class AutoencoderTraining(Training[AutoencoderConfig]):
     def keeps(self, epoch: int) -> bool:
         """Return whether an epoch has a line on the curve."""
         return epoch % self.config.every == 0
+
+    def written(self, line: dict[str, Any]) -> dict[str, Any]:
+        """Return a line without what is the same in all, with four digits a number: hundreds of runs are kept."""
+        return lean(line)

@@ -15,6 +15,7 @@ from feedalign.experiments.data import Samples
 from feedalign.experiments.data.graphs import GraphData, neighbour_batches
 from feedalign.experiments.embedding import embed
 from feedalign.experiments.graph.config import Config
+from feedalign.experiments.graph.lines import lean
 from feedalign.experiments.models.network import GraphNetwork
 from feedalign.experiments.progress import Progress
 from feedalign.experiments.training import Training
@@ -114,6 +115,10 @@ class GraphTraining(Training[Config]):
     def keeps(self, epoch: int) -> bool:
         """Return whether an epoch has a line on the curve."""
         return epoch % self.config.every == 0
+
+    def written(self, line: dict[str, Any]) -> dict[str, Any]:
+        """Return a line without what is the same in all, with four digits a number: hundreds of runs are kept."""
+        return lean(line)
 
     def extras(self) -> dict[str, Any]:
         """Return the alignment under the training loss, and write the embedding where one is wanted.
