@@ -10,7 +10,7 @@ from feedalign.experiments.theory.study import PREFIX, Study, Written, load_stud
 
 NAMES = (
     *("ode", "phases", "degeneracy", "relu"),
-    *("linear", "targets", "deep", "noise", "width"),
+    *("linear", "targets", "deep", "noise", "width", "forecast"),
     *("convolutions", "bound"),
 )
 
