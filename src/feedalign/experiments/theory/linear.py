@@ -116,7 +116,7 @@ def _followed(config: Config, depth: int) -> Found:
     s, net = config.modes, Net(len(config.modes), config.width, len(config.modes), depth, "linear")
     counts = np.unique(np.geomspace(5, config.until / config.rate, 25).round().astype(int))
     times = (config.rate * counts).tolist()
-    predicted = np.sqrt(np.maximum(modes.dynamics(s, depth, times), 0) ** 2)
+    predicted = modes.dynamics(s, depth, times)
     trained = {}
     for name, feedback in (("orthonormal", fa.Orthogonal(shared=False)), ("uniform", fa.Uniform(shared=False))):
         rows, ends = [], []
@@ -128,11 +128,11 @@ def _followed(config: Config, depth: int) -> Found:
                 curve.append(run.weight_alignment())
             rows.append(curve)
             ends.append(run.gradient_alignment())
-        trained[name] = {"weight_alignment": rounded(rows), "gradient_alignment": rounded(ends)}
+        trained[name] = {"weight_alignment": rounded(np.array(rows)), "gradient_alignment": rounded(np.array(ends))}
     return {
         "depth": depth,
         "times": rounded(times),
-        "predicted": rounded([[modes.spread(layer, 1.0) for layer in moment[1:]] for moment in predicted]),
+        "predicted": rounded(np.array([[modes.spread(layer, 1.0) for layer in moment[1:]] for moment in predicted])),
         "early": rounded(modes.early_weight_alignment(s, depth)),
         "final_weight": rounded(modes.final_weight_alignment(s, depth)),
         "final_gradient": rounded(modes.final_gradient_alignment(s, depth)),

@@ -128,7 +128,7 @@ def _linear(config: Config) -> list[Found]:
                 "early": rounded([linear.weight_alignment(A, grams)[0] for A in early]),
                 "trained": rounded([curves[j]["weight_alignment"][-1][0] for j in own]),
                 "weight_alignment": rounded([linear.weight_alignment(A, grams)[0] for A in late]),
-                "gradient_alignment": rounded([np.mean(linear.gradient_alignment(A, grams)) for A in late]),
+                "gradient_alignment": rounded([float(np.mean(linear.gradient_alignment(A, grams))) for A in late]),
             }
         )
     return found
