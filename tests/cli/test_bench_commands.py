@@ -21,12 +21,14 @@ SMALL = {
     ],
     "feedback": ["--classes", "5", "--widths", "6", "--rows", "3"],
     "alignment": ["--cases", "mlp-16x256"],
+    "products": ["--systems", "3x8x4"],
 }
 TITLES = {
     "step": "A whole training step on cpu",
     "memory": "Peak memory of a training step over depth, MiB: width 16, batch 8",
     "feedback": "A projection of 3 rows of the error",
     "alignment": "What measuring alignment costs on cpu",
+    "products": "The weight gradients of all hidden layers on cpu",
 }
 
 
@@ -54,6 +56,13 @@ def test_an_unknown_method_ends_in_two(command, tmp_path: Path) -> None:
     said = command("bench", "step", "--methods", "backprop", "hoks", "--output", tmp_path)
     assert said.code == 2
     assert "There is no method 'hoks'. Did you mean 'hooks'?" in said.message
+
+
+def test_a_system_that_is_none_ends_in_two(command, tmp_path: Path) -> None:
+    for system in ("8x1024", "8x0x4", "wide"):
+        said = command("bench", "products", "--systems", system, "--output", tmp_path)
+        assert said.code == 2
+        assert f"Expected layers, width and batch as in 8x1024x512, all of at least 1; found '{system}'" in said.message
 
 
 def test_what_an_accuracy_costs(command, trained: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from feedalign.bench.cells import MIB
 from feedalign.bench.memory_tables import over
 from feedalign.bench.methods import label
+from feedalign.bench.products import BATCHED, STACKED
 from feedalign.bench.tables import WORDS
 from feedalign.experiments import plots
 from feedalign.experiments.panels import labelled, logarithmic, panels
@@ -114,6 +115,26 @@ def alignment_costs(record: dict[str, Any], stacked: bool = False) -> Figure:
     return figure
 
 
+def product_costs(record: dict[str, Any], stacked: bool = False) -> Figure:
+    """Return how many times as fast as one by one batched products were, a bar a way and system."""
+    names = list(dict.fromkeys(case["name"] for case in record["cases"]))
+    ways = {STACKED: VERMILLION, BATCHED: BLUE}
+    with mpl.rc_context(SETTINGS):
+        figure = Figure(figsize=(4.2 if stacked else 7.5, 1.6 + 0.5 * len(names)), layout="constrained")
+        axes = figure.subplots()
+        for number, (way, colour) in enumerate(ways.items()):
+            cases = [case for case in record["cases"] if case["rule"] == way]
+            places = [names.index(case["name"]) + 0.36 * (number - 0.5) for case in cases]
+            axes.barh(places, [case["ratio_to_one_by_one"] for case in cases], 0.34, color=colour, label=way)
+        axes.axvline(1, color="#333333", linewidth=0.8)
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("speed (one by one = 1)")
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
 def accuracy_costs(record: dict[str, Any], stacked: bool = False) -> Figure:
     """Return the operations until an accuracy is reached, a panel a configuration and a line a rule."""
     names = list(dict.fromkeys(case["name"] for case in record["cases"]))
@@ -155,6 +176,12 @@ PICTURES: dict[str, tuple[Draw, str, str, str]] = {
         "Cost of measuring alignment",
         "Time of measurements of alignment, in training steps; the table above holds the numbers.",
         "Medians over rounds.",
+    ),
+    "bench-products": (
+        product_costs,
+        "Batched weight gradients",
+        "Speed of forming all layers' weight gradients at once, against one by one; the table above holds the numbers.",
+        "Layers x width x batch. Medians over rounds.",
     ),
     "bench-accuracy": (
         accuracy_costs,

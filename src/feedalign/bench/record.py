@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from feedalign.bench import accuracy, alignment, feedback, memory, step
+from feedalign.bench import accuracy, alignment, feedback, memory, products, step
 from feedalign.bench.timing import Progress
 from feedalign.experiments.files import writable_folder
 from feedalign.experiments.provenance import provenance, threads_bound
@@ -16,6 +16,7 @@ Config = (
     | memory.MemoryConfig
     | feedback.FeedbackConfig
     | alignment.AlignmentConfig
+    | products.ProductsConfig
     | accuracy.AccuracyConfig
 )
 Measure = Callable[[Any, Progress | None], list[dict[str, Any]]]
@@ -24,6 +25,7 @@ KINDS: dict[type[Config], tuple[str, Measure]] = {
     memory.MemoryConfig: ("bench-memory", memory.measure),
     feedback.FeedbackConfig: ("bench-feedback", feedback.measure),
     alignment.AlignmentConfig: ("bench-alignment", alignment.measure),
+    products.ProductsConfig: ("bench-products", products.measure),
     accuracy.AccuracyConfig: ("bench-accuracy", accuracy.measure),
 }
 

@@ -112,6 +112,30 @@ def alignment_cost_table(record: dict[str, Any]) -> Table:
     )
 
 
+def products_table(record: dict[str, Any]) -> Table:
+    """Return the table of a ``bench products`` record: time and memory a system and way."""
+    rows = [
+        (
+            f"{case['depth']} x {case['width']}, batch {case['batch']}",
+            case["rule"],
+            *milliseconds(case),
+            f"{case['ratio_to_one_by_one']:.2f}",
+            mib(case["peak_memory_bytes"]),
+        )
+        for case in record["cases"]
+    ]
+    return Table(
+        title=f"The weight gradients of all hidden layers on {where(record)}",
+        headings=("layers x width", "formed", "ms", "quartiles", "times as fast as one by one", "peak MiB"),
+        rows=tuple(rows),
+        notes=(
+            f"{record['config']['rounds']} interleaved rounds. Batched: signals and inputs of all layers lie side by "
+            "side already. Stacked: they are copied there first, as a training step would have to.",
+        ),
+        text_columns=2,
+    )
+
+
 def accuracy_cost_table(record: dict[str, Any]) -> Table:
     """Return the table of a ``bench accuracy`` record: what each accuracy took, a configuration and target a row."""
     found = {(case["name"], case["target"], case["rule"]): case for case in record["cases"]}
@@ -148,6 +172,7 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], Table], ...]] = {
     "bench-memory": (growth_table, speed_table, sizes_table),
     "bench-feedback": (feedback_table,),
     "bench-alignment": (alignment_cost_table,),
+    "bench-products": (products_table,),
     "bench-accuracy": (accuracy_cost_table,),
 }
 

@@ -6,7 +6,7 @@ from typing import Protocol
 import tyro
 from tyro.extras import SubcommandApp
 
-from feedalign.cli.bench import BenchAccuracy, BenchAlignment, BenchFeedback, BenchMemory, BenchStep
+from feedalign.cli.bench import BenchAccuracy, BenchAlignment, BenchFeedback, BenchMemory, BenchProducts, BenchStep
 from feedalign.cli.data import CheckData, FetchData, ListData
 from feedalign.cli.demo import Demo
 from feedalign.cli.inspect import Inspect
@@ -78,6 +78,7 @@ def _app() -> SubcommandApp:
     bench.command(name="memory")(BenchMemory)
     bench.command(name="feedback")(BenchFeedback)
     bench.command(name="alignment")(BenchAlignment)
+    bench.command(name="products")(BenchProducts)
     bench.command(name="accuracy")(BenchAccuracy)
     data.command(name="list")(ListData)
     data.command(name="check")(CheckData)

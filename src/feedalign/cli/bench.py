@@ -14,6 +14,7 @@ from feedalign.bench.cases import CASES
 from feedalign.bench.feedback import FeedbackConfig
 from feedalign.bench.memory import SAVING, MemoryConfig
 from feedalign.bench.methods import METHODS
+from feedalign.bench.products import SYSTEMS, ProductsConfig
 from feedalign.bench.record import Config, run
 from feedalign.bench.step import USUAL, StepConfig
 from feedalign.bench.tables import bench_tables
@@ -178,6 +179,36 @@ class BenchAlignment:
     def run(self) -> None:
         """Measure, with a bar per case, and print the table."""
         _run(AlignmentConfig(self.cases, self.rounds, self.warmup, self.device, self.seed), self.output)
+
+
+@dataclass(frozen=True)
+class BenchProducts:
+    """Measure whether forming the weight gradients of equal layers as one batched product pays.
+
+    Under DFA no layer waits for another, so the products could be formed all at once; but signals and inputs must be
+    copied side by side for it ("stacked").
+
+    Example: feedalign bench products --systems 64x64x32 --device cuda
+
+    Attributes:
+        systems: Hidden layers, their width, and the batch, as in 8x1024x512.
+        rounds: Timed rounds a system; each forms all gradients in every way.
+        warmup: Rounds before these, not counted.
+        device: Where to run: cpu, or an accelerator such as cuda.
+        seed: Seed of the numbers.
+        output: Folder of the record.
+    """
+
+    systems: tuple[str, ...] = SYSTEMS
+    rounds: int = 30
+    warmup: int = 3
+    device: str = "cpu"
+    seed: int = 0
+    output: Path = Path("runs/bench/products")
+
+    def run(self) -> None:
+        """Measure, with a bar per system, and print the table."""
+        _run(ProductsConfig(self.systems, self.rounds, self.warmup, self.device, self.seed), self.output)
 
 
 @dataclass(frozen=True)
