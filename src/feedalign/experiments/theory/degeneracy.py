@@ -152,7 +152,7 @@ def _paths(config: Config) -> dict[str, Any]:
     case = config.cases[0]
     F = np.abs(_feedbacks(config, case)[0]) * (1, -1)  # a quarter of the plane with nothing else to be told about
     weights = draw(config.paths, len(case.teacher), case.teacher, WIDE, case.deviation, config.seed)
-    times = log_times(0.1, case.until, 120)
+    times = log_times(0.1, case.until, 80)
     found: dict[str, Any] = {"feedback": F.tolist()}
     for rule in RULES:
         sent = F if rule == "dfa" else None
@@ -300,5 +300,5 @@ STUDY = Study(
     measure=measure,
     tables=tables,
     pictures=pictures,
-    minutes=4.0,
+    minutes=2.5,
 )

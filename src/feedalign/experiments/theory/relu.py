@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from feedalign.experiments.panels import labelled, panels
-from feedalign.experiments.styles import BLUE, GREY, SETTINGS, VERMILLION, style
+from feedalign.experiments.styles import GREEN, GREY, SETTINGS, VERMILLION, style
 from feedalign.experiments.tables import Table
 from feedalign.experiments.theory.shallow import RULES, clopper_pearson, log_times, mean, rounded, share
 from feedalign.experiments.theory.study import Progress, Study, Written
@@ -22,7 +22,7 @@ from feedalign.theory.simulation import draw, simulate
 TEACHER = (1.0, 1.0)
 WIDE = 1000  # inputs from whose weights the order parameters of the equations start
 SHOWN = 24  # trials whose curves the record holds
-USABLE = ("no usable unit", "one usable unit", "two or more")
+USABLE = ("no usable unit", "one usable unit", "two usable units")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Config:
     seed: int = 0
 
 
-SHORT = Config(seeds=8, units=(2,), inputs=50, rate=0.2, until=80.0, flows=2)
+SHORT = Config(seeds=8, units=(2,), inputs=30, rate=0.2, until=80.0, flows=1, flow_until=300.0)
 
 
 def measure(config: Config, progress: Progress) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def _levels(record: Written) -> Table:
         ratios = [ratio for run in level["runs"] for ratio in run["of_prediction"]]
         rows.append(
             (
-                f"relu, {USABLE[level['usable']] if level['usable'] < 2 else 'two usable units'}",
+                f"relu, {USABLE[level['usable']]}",
                 str(len(errors)),
                 mean(errors, 5),
                 f"{level['predicted']:.5f}",
@@ -182,9 +182,7 @@ def _levels(record: Written) -> Table:
             )
         )
     for activation, found in findings["orthogonal"].items():
-        rows.append(
-            (f"{activation}, F = (1, -1)", str(len(found["error"])), mean(found["error"], 5), "", "", "")
-        )  # fmt: skip
+        rows.append((f"{activation}, F = (1, -1)", str(len(found["error"])), mean(found["error"], 5), "", "", ""))
     return Table(
         "What is left of the error when feedback has the wrong signs (equations, K = M = 2, A = (1, 1))",
         ("student", "runs", "last e_g", "exact level", "drift of Q - 2 F v", "v over its prediction"),
@@ -213,10 +211,10 @@ def _curves(record: Written) -> Figure:
             for i, curve in enumerate(found["curves"]):
                 usable = min(case["usable"][i], 2)
                 look: dict[str, Any] = {
-                    "color": (GREY, BLUE, VERMILLION)[usable],
+                    "color": (GREY, GREEN, VERMILLION)[usable],
                     "linestyle": (":", "-.", "-")[usable],
                 }
-                label = f"F with {USABLE[usable]}"
+                label = f"DFA, {USABLE[usable]}"
                 if rule == "backprop":
                     look, label = {"color": style(rule)["color"]}, name
                 axes.plot(found["times"][1:], curve[1:], linewidth=1, alpha=0.8, label=label, **look)
@@ -270,5 +268,5 @@ STUDY = Study(
     measure=measure,
     tables=tables,
     pictures=pictures,
-    minutes=4.0,
+    minutes=3.5,
 )
