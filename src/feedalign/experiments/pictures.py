@@ -44,4 +44,4 @@ def _figures(folder: Path) -> Iterator[tuple[str, Figure]]:
         draw, *_ = PICTURES[record["experiment"]]
         yield record["experiment"], draw(record, False)
     for study, record in studied(folder):
-        yield from ((f"{study.experiment}-{what}", figure) for what, figure in study.pictures(record).items())
+        yield from ((study.file(what), figure) for what, figure in study.pictures(record).items())

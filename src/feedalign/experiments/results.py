@@ -1,6 +1,8 @@
 """The tables in a document: made from the committed records, between two markers."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,26 @@ from feedalign.experiments.alignment_tables import alignment_tables
 from feedalign.experiments.comparison import Comparison, compare
 from feedalign.experiments.errors import RecordError
 from feedalign.experiments.files import write_atomically
+from feedalign.experiments.graph.tables import GRAPH, graph_tables, of_graphs, tuned_runs
 from feedalign.experiments.records import RECORD, load_all
 from feedalign.experiments.report import load_benches
 from feedalign.experiments.tables import Table, to_markdown
 from feedalign.experiments.theory import STUDIES, studied
+from feedalign.experiments.theory.claims import claims_table
 from feedalign.experiments.theory.study import PREFIX, Study, Written
+
+IMAGES = "images"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture of a record: the name of its file, without ending, and what it says to those who cannot see it."""
+
+    name: str
+    caption: str
+
+
+Block = Table | Shown
 
 
 def tables(folder: Path) -> list[Table]:
@@ -26,6 +43,7 @@ def tables(folder: Path) -> list[Table]:
     """
     comparisons, benches, studies = _read(folder)
     found = [table for one in comparisons for table in (accuracy_table(one), *alignment_tables(one))]
+    found += graph_tables(load_all(folder))
     found += [table for record in benches for table in bench_tables(record)]
     return [*found, *(table for study, record in studies for table in study.tables(record))]
 
@@ -37,6 +55,7 @@ def overview(folder: Path) -> list[Table]:
         RecordError: There is no record.
     """
     comparisons, benches, _ = _read(folder)
+    comparisons += compare(tuned_runs(load_all(folder, GRAPH)))
     found = [overview_table(comparisons)] if comparisons else []
     return [*found, *(ratio_table(record) for record in benches if record["experiment"] == "bench-step")]
 
@@ -76,27 +95,74 @@ def bench(kind: str, folder: Path) -> list[Table]:
     return [table for record in found for table in bench_tables(record)]
 
 
-def theory(name: str, folder: Path) -> list[Table]:
-    """Return the tables of one study of the theory.
+def theory(name: str, folder: Path) -> list[Block]:
+    """Return the pictures and tables of one study of the theory.
 
     Raises:
         RecordError: There is none.
     """
-    found = [study.tables(record) for study, record in studied(folder) if study.name == name]
+    pictures: list[Block] = [*theory_pictures(name, folder)]
+    return [*pictures, *(table for study, record in _of(name, folder) for table in study.tables(record))]
+
+
+def theory_pictures(name: str, folder: Path) -> list[Block]:
+    """Return the pictures of one study of the theory.
+
+    Raises:
+        RecordError: There is none.
+    """
+    return [
+        Shown(study.file(what), str(figure.get_label()) or what)
+        for study, record in _of(name, folder)
+        for what, figure in study.pictures(record).items()
+    ]
+
+
+def _of(name: str, folder: Path) -> list[tuple[Study, Written]]:
+    found = [(study, record) for study, record in studied(folder) if study.name == name]
     if not found:
         raise RecordError(
             f"Expected a record of {PREFIX}{name} at or below {folder}, found none. `feedalign theory {name}` makes "
             "one."
         )
-    return [table for tables in found for table in tables]
+    return found
 
 
-BLOCKS: dict[str, Callable[[Path], list[Table]]] = {
+def theory_claims(folder: Path) -> list[Block]:
+    """Return the table of what the theory says and what was measured.
+
+    Raises:
+        RecordError: There is no record of a study.
+    """
+    found = studied(folder)
+    if not found:
+        raise RecordError(f"Expected records of studies at or below {folder}, found none. `feedalign theory all`.")
+    return [claims_table({study.name: record for study, record in found})]
+
+
+def graph(folder: Path) -> list[Table]:
+    """Return the tables of graph networks and of the graph autoencoder.
+
+    Raises:
+        RecordError: There is no record of one.
+    """
+    found = graph_tables(load_all(folder))
+    if not found:
+        raise RecordError(
+            f"Expected records of graph networks at or below {folder}, found none. `feedalign train graph` makes some."
+        )
+    return found
+
+
+BLOCKS: dict[str, Callable[[Path], Sequence[Block]]] = {
     "results": tables,
     "overview": overview,
     "rules": rules,
+    GRAPH: graph,
     **{kind: partial(bench, kind) for kind in TABLES},
+    "theory-claims": theory_claims,
     **{study.experiment: partial(theory, study.name) for study in STUDIES.values()},
+    **{f"{study.experiment}-pictures": partial(theory_pictures, study.name) for study in STUDIES.values()},
 }
 """What may stand between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->`` in a document."""
 
@@ -145,12 +211,22 @@ def _renew(text: str, name: str, document: Path, folder: Path) -> str:
         raise RecordError(f"Expected the lines {begin} and {end} once each in {document}, in this order. Add them.")
     before, rest = text.split(begin)
     _, after = rest.split(end)
-    block = "\n".join(to_markdown(table) for table in BLOCKS[name](folder))
+    block = "\n".join(_markdown(item, document) for item in BLOCKS[name](folder))
     return f"{before}{begin}\n{block}{end}{after}"
 
 
+def _markdown(item: Block, document: Path) -> str:
+    if isinstance(item, Table):
+        return to_markdown(item)
+    # Pages are at different depths, and share the folder of pictures that is the nearest above.
+    above = next((parent for parent in document.absolute().parents if (parent / IMAGES).is_dir()), document.parent)
+    place = os.path.relpath(above.absolute() / IMAGES / f"{item.name}.png", document.absolute().parent)
+    return f"![{item.caption}]({Path(place).as_posix()})\n\n*{item.caption}*\n"
+
+
 def _read(folder: Path) -> tuple[list[Comparison], list[dict[str, Any]], list[tuple[Study, Written]]]:
-    comparisons, benches, studies = compare(load_all(folder)), load_benches(folder), studied(folder)
-    if not comparisons and not benches and not studies:
+    runs, benches, studies = load_all(folder), load_benches(folder), studied(folder)
+    if not runs and not benches and not studies:
         raise RecordError(f"Expected at least one {RECORD} at or below {folder}, found none.")
-    return comparisons, benches, studies
+    # Graph networks have tables of their own.
+    return compare(run for run in runs if not of_graphs(run)), benches, studies

@@ -1,34 +1,42 @@
 """The studies of *Align, then memorise*, in the order of the story."""
 
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 from feedalign.errors import nearest
 from feedalign.experiments.errors import ExperimentError
+from feedalign.experiments.theory import (
+    bound,
+    convolutions,
+    deep,
+    degeneracy,
+    forecast,
+    linear,
+    noise,
+    ode,
+    phases,
+    relu,
+    targets,
+    width,
+)
 from feedalign.experiments.theory.study import PREFIX, Study, Written, load_studies
 
-NAMES = (
-    *("ode", "phases", "degeneracy", "relu"),
-    *("linear", "targets", "deep", "noise", "width", "forecast"),
-    *("convolutions", "bound"),
-)
-
-
-def _found() -> dict[str, Study]:
-    """Return the studies that exist."""
-    studies = {}
-    for name in NAMES:
-        module = f"{__name__}.{name}"
-        if find_spec(module) is not None:
-            try:
-                studies[name] = import_module(module).STUDY
-            except (ImportError, AttributeError, SyntaxError, NameError):
-                continue
-    return studies
-
-
-STUDIES: dict[str, Study] = _found()
+STUDIES: dict[str, Study] = {
+    module.STUDY.name: module.STUDY
+    for module in (
+        ode,
+        phases,
+        degeneracy,
+        relu,
+        linear,
+        targets,
+        deep,
+        noise,
+        width,
+        forecast,
+        convolutions,
+        bound,
+    )
+}
 
 
 def studied(folder: Path) -> list[tuple[Study, Written]]:

@@ -53,6 +53,11 @@ class Study:
         """The kind that its records name."""
         return PREFIX + self.name
 
+    def file(self, picture: str) -> str:
+        """Return the name, without ending, of the file of a picture: ``theory-NAME-PICTURE``, with no word twice."""
+        own = picture == self.name or picture.startswith(f"{self.name}-")
+        return PREFIX + (picture if own else f"{self.name}-{picture}")
+
 
 def silent(what: str, done: int, total: int) -> None:
     """Tell nobody."""

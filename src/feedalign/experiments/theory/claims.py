@@ -1,0 +1,189 @@
+"""What the theory says, and what was measured: claims with tolerances, held to the records."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from feedalign.experiments.tables import Interval, Table, interval
+from feedalign.experiments.theory import convolution_tables as nets
+from feedalign.experiments.theory.study import Written
+
+Measured = Callable[[Written], Interval]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A number that the theory fixes, or bounds.
+
+    Attributes:
+        study: Whose record holds it.
+        says: In words.
+        expected: What the theory says, in words or numbers.
+        measured: Takes it from the record.
+        low: The claim holds if the mean is at least this,
+        high: and at most this.
+        digits: Shown.
+    """
+
+    study: str
+    says: str
+    expected: str
+    measured: Measured
+    low: float = -math.inf
+    high: float = math.inf
+    digits: int = 2
+
+    def holds(self, record: Written) -> bool:
+        """Return whether the record bears it out."""
+        return self.low <= self.measured(record).mean <= self.high
+
+
+def claims_table(records: dict[str, Written]) -> Table:
+    """Return all claims on these studies, with what was measured."""
+    rows = []
+    for claim in CLAIMS:
+        if (record := records.get(claim.study)) is not None:
+            found = claim.measured(record)
+            text = f"{found.text(claim.digits)}" + (f" ({found.n})" if found.n > 1 else "")
+            rows.append((claim.study, claim.says, claim.expected, text, "yes" if claim.holds(record) else "no"))
+    return Table(
+        title="What the theory says, and what was measured",
+        headings=("study", "what", "expected", "measured", "holds"),
+        rows=tuple(rows),
+        notes=("Mean ± half the 95 % interval (over how many: students, nets or draws).",),
+        text_columns=3,
+    )
+
+
+def _moments(rule: str, what: str) -> Measured:
+    def measured(record: Written) -> Interval:
+        found = [one[what] for one in record["findings"]["integrated"][rule]["phases"]]
+        return interval([float(value) for value in found if value is not None])
+
+    return measured
+
+
+def _ends(case: int, rule: str, what: str) -> Measured:
+    def measured(record: Written) -> Interval:
+        groups = record["findings"]["cases"][case][rule]
+        shares = [[float(end[what]) for end in group if end["converged"]] for group in groups]
+        return interval([sum(share) / len(share) for share in shares if share])
+
+    return measured
+
+
+def _trials(case: int, what: Callable[[dict[str, Any]], list[float]]) -> Measured:
+    return lambda record: interval(what(record["findings"]["trials"][case]["dfa"]))
+
+
+def _alignment(activation: str, net: str, rule: str, task: str = "motif") -> Measured:
+    def measured(record: Written) -> Interval:
+        runs = nets.chosen(record, (task, activation), net, rule)
+        return interval([sum(run["alignment"]) / len(run["alignment"]) for run in runs])
+
+    return measured
+
+
+def _gap(better: tuple[str, str], worse: tuple[str, str], what: str, task: str, activation: str = "tanh") -> Measured:
+    """Return the difference between two (net, rule), seed by seed."""
+
+    def value(run: dict[str, Any]) -> float:
+        return sum(run[what]) / len(run[what]) if isinstance(run[what], list) else 100 * float(run[what])
+
+    def measured(record: Written) -> Interval:
+        first, second = (nets.chosen(record, (task, activation), *pair) for pair in (better, worse))
+        return interval([value(a) - value(b) for a, b in zip(first, second, strict=True)])
+
+    return measured
+
+
+def _room(record: Written) -> Interval:
+    """Return how far the weights of all nets stay below what their form allows."""
+    pairs = [layer for run in record["findings"]["runs"] for layer in run["weights"]]
+    return interval([min(layer["best"] - layer["cosine"] for layer in pairs)])
+
+
+def _law(what: str, against: str, power: float = 1.0) -> Measured:
+    """Return the best cosine of every shape over what the law says, the mean over draws."""
+
+    def measured(record: Written) -> Interval:
+        found = [(case, case["best"].get(what) or case.get(what)) for case in record["findings"]["shapes"]]
+        return interval([sum(best) / len(best) / case[against] for case, best in found if best])
+
+    return measured
+
+
+CONVOLUTION, DENSE, LOCAL = "convolutional", "dense", "locally connected"
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        "phases", "students under DFA whose second layer aligns before the error is at half of its start", "all",
+        _moments("dfa", "aligned_first"), 0.999, 1,
+    ),
+    Claim(
+        "phases", "time at which the error is at half, DFA", "7.8 ± 1", _moments("dfa", "half_time"), 6.8, 8.8, 1,
+    ),
+    Claim(
+        "phases", "the same for backprop", "43 ± 5", _moments("backprop", "half_time"), 38, 48, 1,
+    ),
+    Claim(
+        "phases", "cosine of second layer and feedback in the end", "0.973",
+        _moments("dfa", "final_alignment"), 0.968, 0.978, 4,
+    ),
+    Claim(
+        "degeneracy", "signs of the second layer are those of the feedback: K = 2, small weights, DFA", "1",
+        _ends(0, "dfa", "follows"), 0.999, 1,
+    ),
+    Claim(
+        "degeneracy", "the same for backprop", "1/4, by chance", _ends(0, "backprop", "follows"), 0.1, 0.4,
+    ),
+    Claim(
+        "degeneracy", "overlap with the feedback over its highest: K = 3, small weights, DFA", "0.93 to 1",
+        _ends(2, "dfa", "overlap"), 0.93, 1, 3,
+    ),
+    Claim(
+        "relu", "share of students with K = M = 2 that learn, DFA", "1/4",
+        _trials(0, lambda found: [float(value) for value in found["success"]]), 0.21, 0.29,
+    ),
+    Claim(
+        "convolutions", "alignment of a dense net less that of a locally connected one (motif, tanh)", "above 0",
+        _gap((DENSE, "dfa"), (LOCAL, "dfa"), "alignment", "motif"), 0,
+    ),
+    Claim(
+        "convolutions", "of a locally connected net less that of a convolutional one", "above 0",
+        _gap((LOCAL, "dfa"), (CONVOLUTION, "dfa"), "alignment", "motif"), 0,
+    ),
+    Claim(
+        "convolutions", "of a convolutional net with repeated feedback less that without", "above 0",
+        _gap((CONVOLUTION, "dfa-repeat"), (CONVOLUTION, "dfa"), "alignment", "motif"), 0,
+    ),
+    Claim(
+        "convolutions", "test accuracy (%) of backprop less that of DFA: dense (motif, tanh)", "above 0",
+        _gap((DENSE, "backprop"), (DENSE, "dfa"), "test_accuracy", "motif"), 0, digits=1,
+    ),
+    Claim(
+        "convolutions", "the same: convolutional", "more than dense",
+        _gap((CONVOLUTION, "backprop"), (CONVOLUTION, "dfa"), "test_accuracy", "motif"), 5, digits=1,
+    ),
+    Claim(
+        "convolutions", "what repeated feedback adds to the test accuracy (%) of DFA: convolutional", "above 0",
+        _gap((CONVOLUTION, "dfa-repeat"), (CONVOLUTION, "dfa"), "test_accuracy", "motif"), 0, digits=1,
+    ),
+    Claim(
+        "convolutions", "the same on CIFAR-10", "above 0",
+        _gap((CONVOLUTION, "dfa-repeat"), (CONVOLUTION, "dfa"), "test_accuracy", "CIFAR-10"), 0, digits=1,
+    ),
+    Claim(
+        "convolutions", "the least that any layer's weight alignment stays below what its form allows", "above 0",
+        _room, 0, digits=3,
+    ),
+    Claim(
+        "bound", "best cosine of a convolution over root of p / D, every shape", "1 ± 0.08",
+        _law("independent", "law"), 0.92, 1.08, 3,
+    ),
+    Claim(
+        "bound", "the same without sharing, over its own law", "1 ± 0.02",
+        _law("locally_connected", "locality"), 0.98, 1.02, 3,
+    ),
+)  # fmt: skip
