@@ -52,7 +52,7 @@ class Config:
     onset_width: int = 60
 
 
-SHORT = Config(seeds=2, depths=(3,), conditions=(1.0, 4.0), until=8.0)
+SHORT = Config(seeds=2, depths=(3,), conditions=(1.0, 4.0), until=8.0, onset_depth=4)
 
 
 def measure(config: Config, progress: Progress) -> Found:
