@@ -129,6 +129,10 @@ class Training(ABC, Generic[ConfigT]):
     def counts(self) -> dict[str, Any]:
         """Return what the record says of the data besides their name."""
 
+    def measures(self, epoch: int) -> bool:
+        """Return whether an epoch is evaluated: one that is not can neither be the best nor have a line."""
+        return True
+
     def keeps(self, epoch: int) -> bool:
         """Return whether an epoch has a line on the curve."""
         return True
@@ -176,7 +180,8 @@ class Training(ABC, Generic[ConfigT]):
                     raise Interrupted(self.checkpoint_file, self.position)
             self.epoch, self.step = self.epoch + 1, 0
             self.order = self.generator.get_state()
-            self.close_epoch()
+            if self.measures(self.epoch) or self.epoch == self.config.epochs:
+                self.close_epoch()
 
     def train_epoch(self) -> Iterator[None]:
         """Train for what is left of an epoch, pausing after every step."""

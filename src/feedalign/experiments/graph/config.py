@@ -28,7 +28,8 @@ class Config:
         feedback: Which numbers carry the error, for rules that broadcast one.
         optimiser: How gradients change weights. Weight decay is for the layers that the publication has it for.
         epochs: Steps with the whole graph; or, with sampled neighbours, how often the training nodes are seen.
-        every: Epochs between two lines of the curve. The best epoch is looked for among all.
+        every: Epochs between two lines of the curve. The best epoch is looked for among all; with sampled neighbours,
+            among those with a line.
         alignment: Measure the alignment on all nodes with every line.
         embedding: At the end of the run with seed 0, embed the hidden layer on so many test nodes; 0 for not at all.
         neighbours: How many neighbours to sample a hop, outermost last; ``None`` trains on the whole graph at once.

@@ -15,6 +15,7 @@ from feedalign.experiments.names import short_name
 from feedalign.experiments.records import Run
 from feedalign.experiments.tables import Interval, Table, interval
 
+GRAPH = "graph"
 RULES = ("bp", "dfa", "shallow")
 HEADINGS = {"bp": "backprop", "dfa": "DFA", "shallow": "shallow"}
 NONE = "-"
@@ -40,7 +41,7 @@ class Cells:
         """Return the runs sorted; those of other experiments are left out."""
         found: dict[str, dict[str, list[Run]]] = {}
         for run in runs:
-            if run.record.experiment in ("graph", AUTOENCODER):
+            if of_graphs(run):
                 found.setdefault(run.record.name, {}).setdefault(short_name(run.record.rule), []).append(run)
         return cls(found)
 
@@ -80,10 +81,21 @@ def graph_tables(runs: Sequence[Run]) -> list[Table]:
     return found
 
 
+def of_graphs(run: Run) -> bool:
+    """Return whether a run is one of a graph network or of the graph autoencoder."""
+    return run.record.experiment in (GRAPH, AUTOENCODER)
+
+
+def tuned_runs(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs of networks that classify the nodes of the published graphs with tuned settings."""
+    names = {cell(graph, kind) for graph in CITATIONS for kind in MODELS}
+    return [run for run in runs if run.record.experiment == GRAPH and run.record.name in names]
+
+
 def pictured(runs: Sequence[Run]) -> list[Run]:
     """Return the runs that have a section of a report to themselves: on graphs, those with alignment too."""
-    aligned = {run.record.name for run in runs if run.record.alignment and run.record.experiment == "graph"}
-    return [run for run in runs if run.record.experiment not in ("graph", AUTOENCODER) or run.record.name in aligned]
+    aligned = {run.record.name for run in runs if run.record.alignment and run.record.experiment == GRAPH}
+    return [run for run in runs if not of_graphs(run) or run.record.name in aligned]
 
 
 def accuracy_table(cells: Cells, graph: str, suffix: str, words: str) -> Table:

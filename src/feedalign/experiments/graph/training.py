@@ -21,6 +21,8 @@ from feedalign.experiments.progress import Progress
 from feedalign.experiments.training import Training
 
 PARTS = ("train", "validation", "test")
+EVALUATED = 256
+"""Nodes that are evaluated at a time, where neighbours are sampled."""
 
 
 class GraphTraining(Training[Config]):
@@ -78,22 +80,52 @@ class GraphTraining(Training[Config]):
         return criterion(scores[chosen], labels[chosen])
 
     def evaluate(self) -> dict[str, Any]:
-        """Return loss and accuracy of every part, from one pass over the whole graph."""
-        if self.config.neighbours is None and self.config.epochs > self.epoch and not self.random:
+        """Return loss and accuracy of every part: of the whole graph, or neighbourhood by neighbourhood."""
+        if self.config.neighbours is not None:
+            return self.evaluate_sampled(len(self.config.neighbours))
+        scores, figures = self.scores(), {}
+        for name in PARTS:
+            mask = getattr(self.data, name)
+            for what, total in self.totals(scores, self.data.y, mask).items():
+                figures[f"{name}_{what}"] = total / int(mask.sum())
+        return figures
+
+    def evaluate_sampled(self, hops: int) -> dict[str, Any]:
+        """Return the same from batches with all their neighbours, which memory has to hold one at a time."""
+        figures: dict[str, Any] = {}
+        self.network.eval()
+        for name in PARTS:
+            mask, sums = getattr(self.data, name), {"loss": 0.0, "accuracy": 0.0}
+            for part in neighbour_batches(self.data, mask, (-1,) * hops, EVALUATED, torch.Generator()):
+                own = torch.arange(len(part.nodes), device=part.x.device) < part.seeds
+                with torch.no_grad():
+                    scores = self.network(part.x, part.edge_index)
+                for what, total in self.totals(scores, part.y, own).items():
+                    sums[what] += total
+            figures |= {f"{name}_{what}": total / int(mask.sum()) for what, total in sums.items()}
+        self.network.train()
+        return figures
+
+    def scores(self) -> Tensor:
+        """Return the scores of all nodes in evaluation mode ``[N, C]``."""
+        if not self.random and self.epoch < self.config.epochs:
             # Without dropout this is what the next step would compute again.
             self.ahead = self.forward()
-            scores = self.ahead.detach()
-        else:
-            with torch.no_grad():
-                scores = self.network.eval()(self.data.x, self.data.edge_index)
-            self.network.train()
-        figures: dict[str, Any] = {}
-        for name in PARTS:
-            chosen = getattr(self.data, name)
-            right = scores[chosen].argmax(1) == self.data.y[chosen]
-            figures[f"{name}_loss"] = self.loss(scores, self.data.y, chosen).item()
-            figures[f"{name}_accuracy"] = right.double().mean().item()
-        return figures
+            return self.ahead.detach()
+        with torch.no_grad():
+            scores: Tensor = self.network.eval()(self.data.x, self.data.edge_index)
+        self.network.train()
+        return scores
+
+    def totals(self, scores: Tensor, labels: Tensor, chosen: Tensor) -> dict[str, float]:
+        """Return the loss and the number of right answers, both summed over the nodes chosen."""
+        right = scores[chosen].argmax(1) == labels[chosen]
+        loss = self.loss(scores, labels, chosen).item() * len(right)
+        return {"loss": loss, "accuracy": right.sum().item()}
+
+    def measures(self, epoch: int) -> bool:
+        """Return whether an epoch is evaluated: with sampled neighbours, which takes longer, only some are."""
+        return self.config.neighbours is None or self.keeps(epoch)
 
     @property
     def random(self) -> bool:
