@@ -28,7 +28,7 @@ EMBEDDED = "cora-gcn"
 """Whose hidden layer is pictured."""
 ConfigT = TypeVar("ConfigT")
 EPOCHS = {"cora-dna": 100, "citeseer-dna": 100, "pubmed-dna": 60}
-"""250 were published for every network. DNA learns from a fifth of the nodes, in fewer, and each takes it far longer."""
+"""250 were published for every network. DNA learns from a fifth of the nodes, and each epoch takes it far longer."""
 Settings = Mapping[str, Mapping[str, Any]]
 
 
