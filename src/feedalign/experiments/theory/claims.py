@@ -56,12 +56,28 @@ def claims_table(records: dict[str, Written]) -> Table:
     )
 
 
+def _deviations(record: Written) -> Interval:
+    """Return the largest deviation of simulated from integrated errors, in shares of the first, over cases."""
+    found = [case[rule]["deviation"] for case in record["findings"]["cases"] for rule in ("backprop", "dfa")]
+    return interval([max(students) for students in found])
+
+
+def _slopes(record: Written) -> Interval:
+    return interval(record["findings"]["slopes"])
+
+
 def _moments(rule: str, what: str) -> Measured:
     def measured(record: Written) -> Interval:
         found = [one[what] for one in record["findings"]["integrated"][rule]["phases"]]
         return interval([float(value) for value in found if value is not None])
 
     return measured
+
+
+def _earlier(record: Written) -> Interval:
+    found = record["findings"]["integrated"]
+    pairs = zip(found["backprop"]["phases"], found["dfa"]["phases"], strict=True)
+    return interval([late["half_time"] / early["half_time"] for late, early in pairs])
 
 
 def _ends(case: int, rule: str, what: str) -> Measured:
@@ -77,12 +93,42 @@ def _trials(case: int, what: Callable[[dict[str, Any]], list[float]]) -> Measure
     return lambda record: interval(what(record["findings"]["trials"][case]["dfa"]))
 
 
-def _alignment(activation: str, net: str, rule: str, task: str = "motif") -> Measured:
-    def measured(record: Written) -> Interval:
-        runs = nets.chosen(record, (task, activation), net, rule)
-        return interval([sum(run["alignment"]) / len(run["alignment"]) for run in runs])
+def _modes(record: Written) -> Interval:
+    """Return how far weight alignment ended from that of the exact modes, by depth and layer."""
+    found = []
+    for case in record["findings"]["curves"]:
+        ends = [rows[-1] for rows in case["orthonormal"]["weight_alignment"]]
+        means = [sum(layer) / len(layer) for layer in zip(*ends, strict=True)]
+        found += [abs(mean - exact) for mean, exact in zip(means, case["final_weight"], strict=True)]
+    return interval(found)
 
-    return measured
+
+def _onsets(record: Written) -> Interval:
+    found = record["findings"]["onsets"]
+    return interval([sum(one["measured"]) / len(one["measured"]) / one["predicted"] for one in found])
+
+
+def _later(record: Written) -> Interval:
+    """Return by how many epochs the highest hidden weights align later than the lowest, for every net."""
+    pairs = [
+        (halves[0], halves[-2])  # the last one is the readout, which learns by its true gradient
+        for case in record["findings"]["cases"]
+        for halves in case["dfa"]["half"]["weight_alignment"]
+    ]
+    return interval([high - low for low, high in pairs if low is not None and high is not None])
+
+
+def _delays(record: Written) -> Interval:
+    """Return by how many epochs the most noisy labels delay alignment, seed by seed."""
+    found = []
+    for data in record["findings"]["data"]:
+        pairs = zip(data["shares"][0]["aligned"], data["shares"][-1]["aligned"], strict=True)
+        found += [noisy - clean for clean, noisy in pairs if clean is not None and noisy is not None]
+    return interval(found)
+
+
+def _forecast(record: Written) -> Interval:
+    return interval([record["findings"]["ranks"]["all models"]["forecast, gradient_highest"]["value"]])
 
 
 def _gap(better: tuple[str, str], worse: tuple[str, str], what: str, task: str, activation: str = "tanh") -> Measured:
@@ -118,14 +164,19 @@ CONVOLUTION, DENSE, LOCAL = "convolutional", "dense", "locally connected"
 
 CLAIMS: tuple[Claim, ...] = (
     Claim(
+        "ode", "largest deviation of simulated errors from the equations, over the first error", "below 0.05",
+        _deviations, 0, 0.05, 3,
+    ),
+    Claim(
+        "ode", "slope of the deviation over the number of inputs, both logarithmic", "-0.5", _slopes, -0.8, -0.2,
+    ),
+    Claim(
         "phases", "students under DFA whose second layer aligns before the error is at half of its start", "all",
         _moments("dfa", "aligned_first"), 0.999, 1,
     ),
     Claim(
-        "phases", "time at which the error is at half, DFA", "7.8 ± 1", _moments("dfa", "half_time"), 6.8, 8.8, 1,
-    ),
-    Claim(
-        "phases", "the same for backprop", "43 ± 5", _moments("backprop", "half_time"), 38, 48, 1,
+        "phases", "how many times as early as under backprop the error is at half, from small weights", "about 5.5",
+        _earlier, 4, 7, 1,
     ),
     Claim(
         "phases", "cosine of second layer and feedback in the end", "0.973",
@@ -145,6 +196,25 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "relu", "share of students with K = M = 2 that learn, DFA", "1/4",
         _trials(0, lambda found: [float(value) for value in found["success"]]), 0.21, 0.29,
+    ),
+    Claim(
+        "linear", "distance of weight alignment in the end from that of the exact modes", "below 0.01",
+        _modes, 0, 0.01, 4,
+    ),
+    Claim(
+        "linear", "point at which layers emerge from their first weights, over the predicted one", "1 ± 0.05",
+        _onsets, 0.95, 1.05,
+    ),
+    Claim(
+        "deep", "epochs by which the highest hidden weights align later than the lowest", "above 0",
+        _later, 0, digits=1,
+    ),
+    Claim(
+        "noise", "epochs by which the noisiest labels delay alignment", "above 0", _delays, 0, digits=1,
+    ),
+    Claim(
+        "forecast", "rank correlation of the forecast from one batch with the highest alignment", "above 0",
+        _forecast, 0,
     ),
     Claim(
         "convolutions", "alignment of a dense net less that of a locally connected one (motif, tanh)", "above 0",
