@@ -129,11 +129,11 @@ def links_table(cells: Cells, suffix: str, words: str) -> Table:
         for metric in ("auc", "ap"):
             theirs = published()["autoencoder"].get(graph, {}).get(metric, {})
             ours = {rule: cells.figure(name, rule, f"test_{metric}") for rule in RULES}
-            columns = [
-                text
-                for rule in RULES
-                for text in (_text(ours[rule], 3), *([f"{theirs[rule]:.3f}" if theirs else NONE] * (rule in HAVE)))
-            ]
+            columns: list[str] = []
+            for rule in RULES:
+                columns.append(_text(ours[rule], 3))
+                if rule in HAVE:
+                    columns.append(f"{theirs[rule]:.3f}" if theirs else NONE)
             rows.append((graph, metric.upper(), cells.seeds(name), *columns))
     headings = [text for rule in RULES for text in (HEADINGS[rule], *(["published"] * (rule in HAVE)))]
     return Table(
