@@ -393,6 +393,9 @@ def test_alignment_is_measured_in_training_steps(tmp_path: Path) -> None:
     assert [row[1] for row in table.rows[:2]] == ["training step of DFA", "training step of backprop"]
     assert table.rows[2][4:6] == (f"{default['ratio_to_step']:.2f}", f"{default['ratio_to_backprop']:.2f}")
     assert len(PICTURES["bench-alignment"][0](record, True).axes[0].patches) == 3
+    earlier = {key: value for key, value in default.items() if key != "ratio_to_backprop"} | {"rule": "signals"}
+    (table,) = bench_tables({**record, "cases": [earlier]})
+    assert (table.rows[0][1], table.rows[0][5]) == ("signals", "")
 
 
 def test_memory_is_drawn_over_what_varies(sizes: dict) -> None:

@@ -91,10 +91,10 @@ def alignment_cost_table(record: dict[str, Any]) -> Table:
     rows = [
         (
             case["name"],
-            WORDS[case["rule"]],
+            WORDS.get(case["rule"], case["rule"]),  # earlier versions measured other things
             *milliseconds(case),
             f"{case['ratio_to_step']:.2f}",
-            f"{case['ratio_to_backprop']:.2f}",
+            f"{case['ratio_to_backprop']:.2f}" if "ratio_to_backprop" in case else "",
             mib(case["peak_memory_bytes"]),
             mib(4 * case["parameters"]),
         )
