@@ -50,6 +50,8 @@ def _accuracies(axes: Axes, record: dict[str, Any], part: Part) -> None:
             _point(axes, place + (i - 1.5) * 0.14, found, 100, style(rule)["color"], MARKERS[place])
     axes.set_xticks(range(len(nets(record))), nets(record))
     axes.set_xlim(-0.5, len(nets(record)) - 0.5)
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 0), min(high, 100))  # intervals over few seeds may reach beyond what there is
     axes.set_title(f"{part[0]}, {part[1]}: test accuracy (%)")
     axes.grid(visible=False, axis="x")
 
