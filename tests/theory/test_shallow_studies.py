@@ -58,6 +58,13 @@ def test_signs_follow_the_feedback(records: dict[str, dict[str, Any]]) -> None:
         assert all(end["follows"] and end["converged"] for group in case["dfa"] for end in group)
 
 
+def test_three_units_have_no_paths_in_a_plane() -> None:
+    config = degeneracy.Config(seeds=1, feedbacks=1, cases=(degeneracy.Case((1.5, 1.0, -0.5), until=5.0),))
+    findings = degeneracy.measure(config, silent)
+    assert findings["paths"] is None
+    assert list(degeneracy.pictures({"findings": findings})) == ["overlap"]
+
+
 def test_shares_of_no_seed_and_of_one() -> None:
     end = {"converged": True, "follows": True, "pairing": [0, 1], "signs": [1, 1]}
     lost = {**end, "converged": False, "follows": False}
@@ -72,15 +79,18 @@ def test_shares_of_no_seed_and_of_one() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [degeneracy.Case(), degeneracy.Case((1.5, 1.0, -0.5))], ids=["K=2", "K=3"])
 def test_degeneracy_in_full(case: degeneracy.Case) -> None:
-    config = degeneracy.Config(feedbacks=8, cases=(case,), paths=1)
+    config = degeneracy.Config(seeds=2, cases=(case,), paths=1)
     found, K = degeneracy.measure(config, silent)["cases"][0], len(case.teacher)
     for ends in (found["dfa"], found["backprop"]):
         assert all(end["converged"] for group in ends for end in group)
     assert set(degeneracy.agreements(found["dfa"], "follows")) == {1.0}
     assert fmean(degeneracy.agreements(found["backprop"], "follows")) == pytest.approx(2**-K, abs=0.15)
-    assert fmean(degeneracy.overlaps(found["dfa"])) >= 0.97
     if K == 2:
+        assert fmean(degeneracy.overlaps(found["dfa"])) >= 0.97
         assert set(degeneracy.same_solution(found["dfa"])) == {1.0}
+    else:  # 0.980 over 120 feedback vectors, three hundredths from one to the other; a half have the best pairing
+        assert fmean(degeneracy.overlaps(found["dfa"])) >= 0.96
+        assert fmean(degeneracy.agreements(found["dfa"], "best")) < 0.9
 
 
 @pytest.mark.slow

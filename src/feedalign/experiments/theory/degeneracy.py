@@ -70,12 +70,12 @@ class Config:
         seeds: First weights for each feedback vector.
         feedbacks: Feedback vectors for each case, whose entries have sizes from 0.3 to 2 and random signs.
         cases: Teachers and first weights.
-        paths: Students whose paths in the plane of the second layer are kept, of the first case.
+        paths: Students whose paths in the plane of the second layer are kept, of the first case with two units.
         seed: Of the first weights; and of the feedback.
     """
 
-    seeds: int = 6
-    feedbacks: int = 12
+    seeds: int = 3
+    feedbacks: int = 24
     cases: tuple[Case, ...] = CASES
     paths: int = 12
     seed: int = 0
@@ -148,12 +148,15 @@ def _end(order: Order, F: Array, limit: float) -> dict[str, Any]:
     }
 
 
-def _paths(config: Config) -> dict[str, Any]:
-    case = config.cases[0]
+def _paths(config: Config) -> dict[str, Any] | None:
+    """Return paths of ``v`` by rule for the first case whose second layer is a plane; None if there is none."""
+    case = next((case for case in config.cases if len(case.teacher) == 2), None)
+    if case is None:
+        return None
     F = np.abs(_feedbacks(config, case)[0]) * (1, -1)  # a quarter of the plane with nothing else to be told about
     weights = draw(config.paths, len(case.teacher), case.teacher, WIDE, case.deviation, config.seed)
     times = log_times(0.1, case.until, 80)
-    found: dict[str, Any] = {"feedback": F.tolist()}
+    found: dict[str, Any] = {"feedback": F.tolist(), "teacher": list(case.teacher)}
     for rule in RULES:
         sent = F if rule == "dfa" else None
         runs = [
@@ -220,12 +223,13 @@ def tables(record: Written) -> list[Table]:
 
 
 def pictures(record: Written) -> dict[str, Figure]:
-    """Return paths of the second layer, and the overlap with the feedback at the end."""
-    return {"paths": _plane(record), "overlap": _overlap(record)}
+    """Return paths of the second layer, if two units have any, and the overlap with the feedback at the end."""
+    paths = record["findings"]["paths"]
+    return ({"paths": _plane(paths)} if paths else {}) | {"overlap": _overlap(record)}
 
 
-def _plane(record: Written) -> Figure:
-    paths, A = record["findings"]["paths"], record["config"]["cases"][0]["teacher"]
+def _plane(paths: dict[str, Any]) -> Figure:
+    A = paths["teacher"]
     with mpl.rc_context(SETTINGS):
         figure, grid = panels(2, stacked=False, height=4.9)
         for axes, (rule, name) in zip(grid, RULES.items(), strict=True):
