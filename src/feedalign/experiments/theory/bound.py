@@ -263,8 +263,8 @@ def _points(axes: Any, points: list[tuple[float, Interval]], color: str, marker:
 STUDY = Study(
     name="bound",
     about=(
-        "The matrix of a convolution can look like random feedback by no more than the root of p / D, parameters over "
-        "entries: 0.003 for 3 x 3 on 32 x 32 positions. Feedback repeated over positions lifts that."
+        "On average, the matrix of a convolution can look like random feedback by no more than the root of p / D, "
+        "parameters over entries: 0.003 for 3 x 3 on 32 x 32 positions. Feedback repeated over positions lifts that."
     ),
     config=Config,
     short=Config(seeds=2, shapes=(SHAPES[0], SHAPES[2], SHAPES[9])),
