@@ -249,13 +249,13 @@ def test_later_seeds_have_no_embedding(tmp_path):
 
 
 def test_autoencoder_foretells_links(data_root, tmp_path):
-    configs = [
-        replace(preset(LINKS, "cora-gae-published", rule), epochs=60, device="cpu") for rule in ("bp", "dfa", "shallow")
-    ]
+    rules = ("bp", "dfa", "shallow")
+    configs = [replace(preset(LINKS, "cora-gae-published", rule), epochs=100, device="cpu") for rule in rules]
     found = {record.rule: record for record in AUTOENCODER.sweep(configs, tmp_path, root=data_root)}
     auc = {rule: record.metrics["best"]["test_auc"] for rule, record in found.items()}
-    assert auc["bp"] > 0.85
-    assert auc["dfa"] > 0.8
+    assert auc["bp"] > 0.84
+    assert auc["dfa"] > auc["shallow"] + 0.05
+    assert auc["dfa"] > 0.79
     assert all(0.5 < record.metrics["best"]["test_ap"] <= 1 for record in found.values())
     assert found["dfa"].data["test"] == 527  # 10 % of 5,278 edges
     assert list(found["dfa"].alignment) == ["hidden"]

@@ -135,10 +135,17 @@ class GraphTraining(Training[Config]):
 
     def aligned(self) -> dict[str, dict[str, Any]] | None:
         """Return the alignment at every point under the loss of all nodes, as in the publication."""
-        if not self.config.alignment:
-            return None
-        every = torch.ones_like(self.data.train)
-        return self.measured(lambda: self.loss(self.forward(), self.data.y, every))
+        return self.alignment_on(torch.ones_like(self.data.train)) if self.config.alignment else None
+
+    def alignment_on(self, chosen: Tensor) -> dict[str, dict[str, Any]] | None:
+        """Return the alignment at every point under the loss of some nodes.
+
+        Dropout is off: behind a point it would zero most of the true gradient at random, and no rule can know where.
+        """
+        self.network.eval()
+        found = self.measured(lambda: self.loss(self.forward(), self.data.y, chosen))
+        self.network.train()
+        return found
 
     def counts(self) -> dict[str, Any]:
         """Return how large the graph is."""
@@ -161,7 +168,7 @@ class GraphTraining(Training[Config]):
             records.write_json(self.directory / records.EMBEDDING, self.embedding())
         if not self.config.alignment:
             return {}
-        labelled = self.measured(lambda: self.loss(self.forward(), self.data.y, self.data.train))
+        labelled = self.alignment_on(self.data.train)
         return {"alignment_of_training_nodes": labelled} if labelled else {}
 
     def embedding(self) -> dict[str, Any]:
