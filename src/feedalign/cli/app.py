@@ -26,6 +26,7 @@ random matrices. These commands compare the two (and "shallow", where only the l
   feedalign demo                                      all three, on small digits
   feedalign train vision --data mnist                 the same on MNIST
   feedalign train vision --data mnist --rule all      and with every rule of the family
+  feedalign train graph                               networks that classify the nodes of a graph
   feedalign tune vision --preset mnist-rules          find learning rates, with equal budgets
   feedalign report runs/demo                          tables and pictures
   feedalign bench step --cases mlp-8x1024             time of a training step
