@@ -15,13 +15,14 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
-def test_the_tutorial_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    page = (ROOT / "docs/tutorials/first-steps.md").read_text()
+@pytest.mark.parametrize(("name", "outputs"), [("first-steps", 2), ("align-then-memorise", 1)])
+def test_the_tutorials_run(capsys: pytest.CaptureFixture[str], name: str, outputs: int) -> None:
+    page = (ROOT / f"docs/tutorials/{name}.md").read_text()
     program = "\n".join(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL))
-    exec(compile(program, "first-steps.md", "exec"), {})
+    exec(compile(program, f"{name}.md", "exec"), {})
     printed = capsys.readouterr().out
     shown = re.findall(r"```text\n(.*?)```", page, flags=re.DOTALL)
-    assert len(shown) == 2
+    assert len(shown) == outputs
     for block in shown:
         assert all(line.rstrip() in printed for line in block.splitlines())
 
@@ -81,6 +82,8 @@ def test_the_library_needs_torch_alone_and_never_its_experiments() -> None:
             for name in names:
                 assert name.split(".")[0] in allowed, f"{file.name} imports {name}"
                 assert not name.startswith(("feedalign.experiments", "feedalign.bench", "feedalign.cli")), file.name
+    for file in (source / "theory").glob("*.py"):  # on numpy and scipy, and for use without experiments
+        assert not re.search(r"^\s*(from|import) feedalign\.(experiments|bench|cli)", file.read_text(), re.M), file.name
     program = "import sys, feedalign; print([m for m in sys.modules if m.startswith('feedalign.')])"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert not re.search(r"feedalign\.(experiments|bench|cli)", found)
+    assert not re.search(r"feedalign\.(experiments|bench|cli|theory)", found)
