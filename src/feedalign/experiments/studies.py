@@ -175,11 +175,14 @@ class Study(Generic[ConfigT]):
         folder = self.output / self.config.name
         with exclusive(writable_folder(folder), wait=SUMMARY_SECONDS):
             files = sorted((folder / "tuning").glob(f"*/{STUDY}"), key=lambda file: rank(file.parent.name))
-            by_rule = {file.parent.name: read_json(file)["trials"] for file in files}
+            found = {file.parent.name: read_json(file) for file in files}
+            by_rule = {rule: study["trials"] for rule, study in found.items()}
+            spaces = {rule: study["tried"]["space"] for rule, study in found.items()}
             summary = {
                 "schema": SCHEMA,
                 "name": self.config.name,
                 **self.tried,
+                "space": {name: values for space in spaces.values() for name, values in space.items()},
                 "chosen_by": self.chosen_by,
                 "trials_per_rule": self.trials,
                 "trials": by_rule,
@@ -244,6 +247,12 @@ def chosen(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
     return {summary["name"]: summary["chosen"] for summary in map(read_json, files)}
 
 
+def _cell(found: Mapping[str, Any] | None, name: str) -> str:
+    if found is None:
+        return "not all tried"
+    return f"{found[name]:.4g}" if name in found else "-"
+
+
 def studies_table(summary: Mapping[str, Any]) -> Table:
     """Return what tuning found, a row a rule: the chosen settings, and how all trials did on validation data."""
     changed = list(summary["space"])
@@ -255,7 +264,7 @@ def studies_table(summary: Mapping[str, Any]) -> Table:
             (
                 label(rule),
                 f"{len(trials)} of {summary['trials_per_rule']}",
-                *(f"{found[name]:.4g}" if found else "not all tried" for name in changed),
+                *(_cell(found, name) for name in changed),
                 f"{100 * reached[-1]:.2f}",
                 f"{100 * reached[0]:.2f}",
             )

@@ -11,6 +11,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any, TypeVar
 
+import feedalign as fa
 from feedalign.experiments.data.graphs import GraphConfig
 from feedalign.experiments.errors import ExperimentError
 from feedalign.experiments.graph.autoencoder import AutoencoderConfig
@@ -78,9 +79,18 @@ def presets(tuned: Mapping[str, Settings]) -> dict[str, Preset[Config]]:
             if graph == KARATE:
                 rows[name] = Preset(f"{about}: seconds, no download", config, published)
                 continue
-            rows[name] = Preset(f"{about}, tuned per rule", config, tuned.get(name, {}))
+            found = {rule: {**own(rule), **settings} for rule, settings in tuned.get(name, {}).items()}
+            rows[name] = Preset(f"{about}, tuned per rule", config, found)
             rows[f"{name}-published"] = Preset(f"{about}, settings as published", config, published)
     return {**rows, **_others(rows)}
+
+
+def own(rule: str) -> dict[str, Any]:
+    """Return what tuned configurations have for one rule alone: DFA's feedback, which is orthogonal there.
+
+    The published feedback is uniform. With as few units as these networks have it is badly conditioned.
+    """
+    return {"feedback": fa.Orthogonal()} if rule == "dfa" else {}
 
 
 def _shared(graph: str, kind: str) -> Config:

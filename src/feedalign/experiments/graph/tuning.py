@@ -9,6 +9,7 @@ from feedalign.experiments.graph.presets import (
     AUTOENCODER,
     autoencoder_presets,
     cell,
+    own,
     presets,
     published_autoencoder,
     published_settings,
@@ -23,17 +24,21 @@ FIRST_SEED = 1_000
 RATES = Logarithmic(0.002, 0.05)
 DECAYS = (0.0, 1e-4, 5e-4, 2e-3, 5e-3, 1e-2)
 DROPOUTS = (0.0, 0.1, 0.3, 0.5, 0.6)
+GAINS = (1.0, 3.0, 10.0, 30.0)
+"""Of DFA's feedback. It gets no more trials for it. Under Adam it weighs the signal against the weight decay."""
 EPOCHS = {"dna": 60, "gat": 150, AUTOENCODER: 200}
 """Of a trial: enough to tell settings apart. 200 for the other networks."""
 LARGE = {"dna": 40, "gat": 100}
 """The same on pubmed, which has seven times the nodes of the others."""
 
 
-def _space(kind: str) -> Space:
+def _space(kind: str, rule: str) -> Space:
     shared: dict[str, Any] = {"optimiser.learning_rate": RATES, "optimiser.weight_decay": DECAYS}
     if kind == AUTOENCODER:
         return shared
     shared["model.dropout"] = DROPOUTS
+    if rule == "dfa":
+        shared["feedback.gain"] = GAINS
     if kind in ("gat", "dna"):
         shared["model.attention_dropout"] = (0.0, 0.3, 0.6, 0.8)
     if kind == "gat":
@@ -76,13 +81,16 @@ def study(
     links = kind == AUTOENCODER
     rows: Any = autoencoder_presets({}) if links else presets({})
     published = published_autoencoder(graph) if links else published_settings(kind)
-    first = [dict(settings) for settings in dict.fromkeys(tuple(published[rule].items()) for rule in ("bp", "dfa"))]
+    space, alone = _space(kind, rule), {} if links else own(rule)
+    gain = {"feedback.gain": 1.0} if "feedback.gain" in space else {}
+    both = dict.fromkeys(tuple(published[known].items()) for known in ("bp", "dfa"))
+    first = [{**dict(settings), **gain} for settings in both]
     measured = {"alignment": False} if links else {"alignment": False, "embedding": 0}  # nothing is decided by these
     plain = replace(rows[name].config, name=name, rule=rule, device=device, epochs=epochs or trial_epochs(graph, kind))
     return Study(
         experiment=OF_LINKS if links else OF_NODES,
-        config=with_settings(plain, measured),
-        space=_space(kind),
+        config=with_settings(plain, {**measured, **alone}),
+        space=space,
         first=first,
         trials=trials,
         seeds=tuple(FIRST_SEED + number for number in range(runs)),
