@@ -64,10 +64,26 @@ def test_exact_from_zero_weights(depth: int) -> None:
         squared(model(x), y).backward()
         optimizer.step()
         optimizer.zero_grad()
-    measured = fa.alignment(handle, lambda: squared(model(x), y), block_samples=0)
-    for name, point in found.points.items():
-        assert point.alignment == pytest.approx(measured.points[name].mean, abs=0.02)
-    assert found.alignment == pytest.approx(np.mean([c.mean for c in measured.points.values()]), abs=0.02)
+    # Errors of all directions alike: one unit error a sample.
+    inputs, errors = torch.randn(4, 6), torch.eye(4)
+    measured = _alignment(model, handle, inputs, errors)
+    assert [point.alignment for point in found.points.values()] == pytest.approx(measured, abs=0.02)
+    assert found.alignment == pytest.approx(np.mean(measured), abs=0.02)
+
+
+def _alignment(model: nn.Sequential, handle: fa.Attachment, x: Tensor, errors: Tensor) -> list[float]:
+    """Return the cosine, over all samples at once, of what each point receives and its true gradient."""
+    caught: list[Tensor] = []
+    hooks = [
+        layer.register_forward_hook(lambda module, args, out: caught.append(out), prepend=True) for layer in model[:-1]
+    ]
+    signals = torch.autograd.grad(model(x), caught, errors)
+    caught.clear()
+    with handle.off():
+        truths = torch.autograd.grad(model(x), caught, errors)
+    for hook in hooks:
+        hook.remove()
+    return [((a * b).sum() / (a.norm() * b.norm())).item() for a, b in zip(signals, truths, strict=True)]
 
 
 def test_even_correlations_forecast_perfect_alignment_and_uneven_ones_less() -> None:
@@ -114,9 +130,11 @@ def test_matrices_by_hand_on_a_net_with_tanh_and_softmax() -> None:
         values = torch.linalg.eigvalsh(expected)
         assert point.condition == pytest.approx((values[2] / values[1]).item(), rel=1e-6)
     upper, lower = K[1], K[0].T @ B[1] @ B[1].T @ K[1]
+    balanced = torch.tensor([[1.0, -1.0, 0.0], [1.0, 1.0, -2.0]])
+    balanced /= balanced.norm(dim=1, keepdim=True)
     for point, H, matrix in zip(found.points.values(), (lower, upper), B, strict=True):
-        cosines = F.cosine_similarity(e @ matrix, e @ H.T @ matrix)
-        assert point.alignment == pytest.approx(cosines.mean().item(), rel=1e-9)
+        cosine = F.cosine_similarity((balanced @ matrix).flatten(), (balanced @ H.T @ matrix).flatten(), dim=0)
+        assert point.alignment == pytest.approx(cosine.item(), rel=1e-6)
     assert "forecast alignment" in repr(found)
     assert repr(found).splitlines()[2].startswith("1 ")
 

@@ -29,7 +29,8 @@ class PointConditioning:
     product: float
     """The same for what all layers above do together: the map from the error to the point, in feedback coordinates."""
     alignment: float
-    """The forecast: the mean cosine of signal and true gradient over this batch, early in training. NaN if none."""
+    """The forecast: the cosine of signal and true gradient early in training, over errors of all these directions
+    alike. NaN if there are none."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Conditioning:
     points: dict[str, PointConditioning]
     """By point, from the bottom to the top."""
     rows: int
-    """Samples with an error that were looked at."""
+    """Samples with an error."""
 
     @property
     def alignment(self) -> float:
@@ -66,17 +67,19 @@ def conditioning(handle: Attachment, closure: Callable[[], Tensor]) -> Condition
     where :math:`h_{l-1}` is what enters the block below point :math:`l` (the model's input, for the first one). Large
     and small singular values of this correlation are learned at different speeds; the condition number of the
     alignment matrix is the square of theirs. Above a point, backpropagation delivers :math:`F_l H_l e` with the
-    product :math:`H_l = A_{l+1}^T G_{l+1} A_{l+2}^T \cdots`, :math:`G = F^T F`, and the forecast is the mean over the
-    batch of its cosine with :math:`F_l e`.
+    product :math:`H_l = A_{l+1}^T G_{l+1} A_{l+2}^T \cdots`, :math:`G = F^T F`, and the forecast is its cosine with
+    :math:`F_l e`, over errors :math:`e` of all directions alike.
 
     It is exact for deep linear networks in the limits of small initial weights and early times; a layer whose input
-    is still zero takes :math:`A_{l+1} \propto A_l G_{l-1} A_l` instead. Elsewhere it is a rule of thumb. It says
-    nothing about
+    is still zero takes :math:`A_{l+1} \propto A_l G_{l-1} A_l` instead. Elsewhere it is a rule of thumb, for comparing
+    tasks and inputs of one architecture: not the value that will be reached, and not a comparison of depths or
+    activations. From PyTorch's own initial weights, which need to move little, it goes with the weight alignment
+    reached and hardly with that of the gradients; `feedalign theory forecast` measures how far. It says nothing about
 
     * later times: alignment improves as large modes are fitted, and decays as single samples are;
     * shared weights: a convolution cannot take the form of a product of dense feedback, whatever the conditioning;
     * skip connections and branches: the points are taken for a chain, in the order in which they ran;
-    * Adam and large initial weights, under which weights do not grow in this form;
+    * Adam, under which weights do not grow in this form;
     * success: a model may align and be bad.
 
     The batch must be larger than ``C``, ten times for small directions to be more than noise. It is scale-free, and the
@@ -165,8 +168,8 @@ def _found(handle: Attachment, correlations: dict[str, Tensor], errors: Tensor, 
         product, rank = _scaled(matrix.T @ product), min(rank, own)
         values = torch.linalg.svdvals(product)
         together = float(values[0] / values[rank - 1]) if rank and values[0] > 0 else float("inf")
-        cosines = torch.cosine_similarity(errors @ feedback[i], errors @ product.T @ feedback[i], eps=1e-300)
-        forecast = float(cosines.mean()) if rank else float("nan")
+        sent, true = (_learned(matrix, own) @ each for each in (feedback[i], product.T @ feedback[i]))
+        forecast = float((sent * true).sum() / (sent.norm() * true.norm())) if own else float("nan")
         found[points[i]] = PointConditioning(matrix, own, condition, together, forecast)
         product = gathered[i] @ product
     return Conditioning({key: found[key] for key in points}, len(errors))
@@ -185,6 +188,11 @@ def _growing(entering: list[Tensor], gathered: list[Tensor], precision: float) -
         rank = int((values > max(correlation.shape) * precision * values[0]).sum())
         grown.append((_scaled(correlation @ correlation.T), rank, _condition(values[:rank]) ** 2))
     return grown
+
+
+def _learned(matrix: Tensor, rank: int) -> Tensor:
+    """Return unit errors ``[rank, C]``, one in each direction in which anything is learned."""
+    return torch.linalg.svd(matrix)[0][:, :rank].T
 
 
 def _condition(values: Tensor) -> float:

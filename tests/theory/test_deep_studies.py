@@ -83,9 +83,10 @@ def test_noise_delays_alignment(folder: Path) -> None:
 def test_the_forecast_ranks_models_that_differ_in_their_task_alone(folder: Path) -> None:
     found = recorded(forecast.STUDY, folder)["findings"]
     models = [model for model in found["models"] if model["depth"] == 3]
-    forecasts = {(m["target_decay"], m["input_decay"]): m["mean_forecast"] for m in models}
+    forecasts = {(m["target_decay"], m["input_decay"]): m["forecast"] for m in models}
     assert forecasts[0.0, 0.0] > forecasts[2.0, 0.0]
     assert forecasts[0.0, 0.0] > forecasts[0.0, 1.0]
+    assert min(found["ranks"]["small"]["evenness, weight_final"]["within"]) > 0
 
 
 def test_curves_are_summed_up_over_seeds() -> None:

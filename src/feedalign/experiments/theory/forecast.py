@@ -4,19 +4,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from scipy.stats import spearmanr
 from torch import Tensor
 
 import feedalign as fa
 from feedalign.experiments.panels import panels
 from feedalign.experiments.styles import BLUE, GREEN, SETTINGS, VERMILLION
-from feedalign.experiments.tables import Table
+from feedalign.experiments.tables import Table, interval
 from feedalign.experiments.theory.history import Curve, Schedule, Task, counted, history
 from feedalign.experiments.theory.nets import Activation, Ensemble, Net
 from feedalign.experiments.theory.study import Progress, Study, Written
@@ -26,9 +27,11 @@ Found = dict[str, Any]
 PREDICTORS = {
     "forecast": "forecast of fa.conditioning",
     "evenness": "evenness of its matrices alone",
-    "condition": "condition number of the targets (small)",
-    "depth": "depth (small)",
+    "condition": "condition number of E[y x^T], small",
 }
+STARTS = {"small": "small", "torch": "PyTorch's"}
+SMALL = 0.01
+"""Standard deviation of small first weights."""
 OUTCOMES = {
     "gradient_highest": "gradient alignment, highest",
     "gradient_final": "gradient alignment, in the end",
@@ -44,6 +47,7 @@ class Config:
         seeds: Of first weights, data and batches; what is ranked are means over them.
         activations: Of the nets.
         depths: Numbers of weight matrices.
+        starts: First weights: ``"torch"`` for PyTorch's, ``"small"`` for normal ones of deviation 0.01.
         target_decays: The singular values of the linear teacher fall as the power of these.
         input_decays: The variances of the inputs fall as the power of these.
         inputs: ``d``
@@ -52,12 +56,12 @@ class Config:
         samples: To train on.
         epochs: How long.
         rate: Of learning, a sample.
-        draws: Of models anew, for the intervals.
     """
 
     seeds: int = 3
     activations: tuple[Activation, ...] = ("linear", "tanh", "relu")
     depths: tuple[int, ...] = (2, 3, 4)
+    starts: tuple[Literal["small", "torch"], ...] = ("small", "torch")
     target_decays: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
     input_decays: tuple[float, ...] = (0.0, 1.0)
     inputs: int = 20
@@ -66,19 +70,12 @@ class Config:
     samples: int = 1000
     epochs: int = 60
     rate: float = 5e-4
-    draws: int = 2000
 
 
 SHORT = Config(
-    seeds=2,
-    activations=("tanh",),
-    depths=(2, 3),
-    target_decays=(0.0, 2.0),
-    samples=200,
-    epochs=15,
+    seeds=2, activations=("tanh",), depths=(2, 3), starts=("small",), target_decays=(0.0, 2.0), samples=200, epochs=40,
     rate=2e-3,
-    draws=200,
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -103,44 +100,36 @@ class Teaching:
 def measure(config: Config, progress: Progress) -> Found:
     """Return forecast and reached alignment of every model, and their rank correlations."""
     models: list[Found] = []
-    for activation, depth in product(config.activations, config.depths):
-        models += _family(config, activation, depth, progress)
-    kept = [model for model in models if model["kept"]]
-    groups = {"all models": kept}
-    for activation in config.activations:
-        groups[activation] = [model for model in kept if model["activation"] == activation]
-    for depth in config.depths:
-        groups[f"{depth} weight matrices"] = [model for model in kept if model["depth"] == depth]
-    ranks = {name: _ranks(group, config.draws) for name, group in groups.items()}
-    return {"models": models, "ranks": ranks, "within": _within(kept)}
+    for start, activation, depth in product(config.starts, config.activations, config.depths):
+        models += _family(config, start, activation, depth, progress)
+    ranks = {start: _ranks([m for m in models if m["start"] == start and m["kept"]], config) for start in config.starts}
+    return {"models": models, "ranks": ranks}
 
 
-def _family(config: Config, activation: Activation, depth: int, progress: Progress) -> list[Found]:
+def _family(config: Config, start: str, activation: Activation, depth: int, progress: Progress) -> list[Found]:
     tasks = [Teaching(target, inputs) for target, inputs in product(config.target_decays, config.input_decays)]
     drawn = [task.draw(config, seed) for task in tasks for seed in range(config.seeds)]
     task = Task(squared, torch.stack([x for x, _ in drawn]), torch.stack([y for _, y in drawn]))
-    ensemble = Ensemble(
-        Net(config.inputs, config.width, config.outputs, depth, activation), list(range(config.seeds)) * len(tasks)
-    )
+    net = Net(config.inputs, config.width, config.outputs, depth, activation)
+    scale = SMALL if start == "small" else None
+    ensemble = Ensemble(net, list(range(config.seeds)) * len(tasks), scale=scale)
     forecasts = [_forecast(ensemble, number, *task.own(number, task.probe)) for number in range(len(drawn))]
-    told = counted(progress, f"{activation}, {depth} weight matrices")
+    told = counted(progress, f"{STARTS[start]} first weights, {activation}, {depth} weight matrices")
     curves = history(ensemble, task, Schedule(config.epochs, config.rate, looks=20), told)
     found = []
     for i, teaching in enumerate(tasks):
         own = range(i * config.seeds, (i + 1) * config.seeds)
         learning = [j for j in own if all(map(math.isfinite, curves[j]["loss"]))]
-        each = [{**forecasts[j], **_reached(curves[j]), **_task(drawn[j]), "depth": -float(depth)} for j in learning]
+        each = [{**forecasts[j], **_reached(curves[j]), **_task(drawn[j])} for j in learning]
         found.append(
             {
+                "start": start,
                 "activation": activation,
                 "depth": depth,
                 "target_decay": teaching.target_decay,
                 "input_decay": teaching.input_decay,
                 "kept": len(learning),
-                **{f"mean_{what}": float(np.mean([seed[what] for seed in each])) for what in PREDICTORS if each},
-                **{what: float(np.mean([seed[what] for seed in each])) for what in OUTCOMES if each},
-                "by_point": np.mean([seed["by_point"] for seed in each], axis=0).tolist() if each else [],
-                "by_layer": np.mean([seed["by_layer"] for seed in each], axis=0).tolist() if each else [],
+                **{what: float(np.mean([seed[what] for seed in each])) for what in (*PREDICTORS, *OUTCOMES) if each},
             }
         )
     return found
@@ -149,9 +138,9 @@ def _family(config: Config, activation: Activation, depth: int, progress: Progre
 def _forecast(ensemble: Ensemble, number: int, x: Tensor, y: Tensor) -> Found:
     with ensemble.alone(number) as model:
         found = fa.conditioning(ensemble.handle, lambda: squared(model(x), y))
-    points = list(found.points.values())
+    points = found.points.values()
     even = [float(p.matrix.trace() / (p.rank**0.5 * p.matrix.norm())) for p in points]
-    return {"forecast": found.alignment, "evenness": float(np.mean(even)), "by_point": [p.alignment for p in points]}
+    return {"forecast": found.alignment, "evenness": float(np.mean(even))}
 
 
 def _task(drawn: tuple[Tensor, Tensor]) -> Found:
@@ -166,116 +155,98 @@ def _reached(curve: Curve) -> Found:
         "gradient_highest": max(gradient),
         "gradient_final": gradient[-1],
         "weight_final": curve["weight_alignment_total"][-1],
-        "by_layer": curve["gradient_alignment"][-1],
     }
 
 
-def _ranks(models: Sequence[Found], draws: int) -> Found:
-    """Return Spearman's rank correlation of every predictor with every outcome, and its interval over models."""
+def _ranks(models: Sequence[Found], config: Config) -> Found:
+    """Return Spearman's rank correlations: over all models, and within each family of one activation and depth."""
+    families = [
+        [model for model in models if (model["activation"], model["depth"]) == family]
+        for family in product(config.activations, config.depths)
+    ]
     table: Found = {"models": len(models)}
     for predictor, outcome in product(PREDICTORS, OUTCOMES):
-        pairs = np.array([[model[f"mean_{predictor}"], model[outcome]] for model in models])
-        table[f"{predictor}, {outcome}"] = _spearman(pairs, draws)
+        within = [_spearman(family, predictor, outcome) for family in families]
+        overall = _spearman(models, predictor, outcome)
+        table[f"{predictor}, {outcome}"] = {"all": overall, "within": [each for each in within if each is not None]}
     return table
 
 
-def _spearman(pairs: np.ndarray[Any, np.dtype[np.float64]], draws: int) -> Found | None:
-    if len(pairs) < 4 or min(np.ptp(pairs, axis=0)) == 0:
+def _spearman(models: Sequence[Found], predictor: str, outcome: str) -> float | None:
+    pairs = np.array([[model[predictor], model[outcome]] for model in models])
+    if len(pairs) < 3 or min(np.ptp(pairs, axis=0)) == 0:
         return None
-    dice = np.random.default_rng(0)
-    found = []
-    for _ in range(draws):
-        again = pairs[dice.integers(len(pairs), size=len(pairs))]
-        if min(np.ptp(again, axis=0)) > 0:
-            found.append(float(spearmanr(*again.T).statistic))
-    low, high = np.quantile(found, [0.025, 0.975])
-    return {"value": float(spearmanr(*pairs.T).statistic), "low": float(low), "high": float(high)}
-
-
-def _within(models: Sequence[Found]) -> Found:
-    """Return in how many models the points are in the order of the forecast, and in how many of those with several."""
-    several = [model for model in models if len(model["by_point"]) > 1]
-    return {
-        "models": len(several),
-        "lowest_forecast_least": sum(model["by_point"][0] == min(model["by_point"]) for model in several),
-        "lowest_reached_least": sum(model["by_layer"][0] == min(model["by_layer"]) for model in several),
-        "same_order": sum(np.argsort(m["by_point"]).tolist() == np.argsort(m["by_layer"]).tolist() for m in several),
-    }
+    return float(spearmanr(*pairs.T).statistic)
 
 
 def tables(record: Written) -> list[Table]:
     """Return the rank correlations."""
-    found = record["findings"]
-    ranks, within = found["ranks"], found["within"]
-    rows = [
-        (group, PREDICTORS[predictor], *(_cell(table[f"{predictor}, {outcome}"]) for outcome in OUTCOMES))
-        for group, table in ranks.items()
-        for predictor in (PREDICTORS if group == "all models" else ("forecast",))
-    ]
-    lost = len(found["models"]) - ranks["all models"]["models"]
+    found, config = record["findings"], record["config"]
+    rows = []
+    for start, ranks in found["ranks"].items():
+        for predictor in PREDICTORS:
+            cells = [ranks[f"{predictor}, {outcome}"] for outcome in OUTCOMES]
+            families = [interval(cell["within"]).text(2) if cell["within"] else "" for cell in cells]
+            overall = ["" if cell["all"] is None else f"{cell['all']:+.2f}" for cell in cells]
+            rows.append((STARTS[start], PREDICTORS[predictor], *families, *overall))
+    lost = sum(not model["kept"] for model in found["models"])
+    tasks = len(config["target_decays"]) * len(config["input_decays"])
     return [
         Table(
             title="Rank correlation of what is known before training with the alignment that is reached",
-            headings=("among", "ranked by", *OUTCOMES.values()),
+            headings=(
+                *("first weights", "ranked by"),
+                *(f"{words}: within a family" for words in OUTCOMES.values()),
+                *(f"{words}: over all" for words in OUTCOMES.values()),
+            ),
             rows=tuple(rows),
             notes=(
-                f"Spearman's, over {ranks['all models']['models']} models, each a mean over "
-                f"{record['config']['seeds']} seeds; 95 % intervals from drawing models anew. {lost} models diverged.",
-                f"Within a model: of {within['models']} with several points, the forecast has the lowest point last in "
-                f"{within['lowest_forecast_least']}, training in {within['lowest_reached_least']}; in "
-                f"{within['same_order']} the points end in the order forecast.",
+                f"Spearman's. A family is {tasks} tasks for one activation and depth; the mean over families with its "
+                f"95 % interval. Each of the {len(found['models'])} models is a mean over {config['seeds']} seeds; "
+                f"{lost} diverged.",
             ),
             text_columns=2,
         )
     ]
 
 
-def _cell(found: Found | None) -> str:
-    return f"{found['value']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]" if found else ""
-
-
 def pictures(record: Written) -> dict[str, Figure]:
     """Return reached against forecast alignment, a mark a model."""
     models = [model for model in record["findings"]["models"] if model["kept"]]
+    starts = list(dict.fromkeys(model["start"] for model in models))
     with mpl.rc_context(SETTINGS):
-        figure, grid = panels(2, stacked=False)
-        for axes, outcome in zip(grid, ("gradient_highest", "gradient_final"), strict=True):
-            for model in models:
-                axes.plot(
-                    model["mean_forecast"],
-                    model[outcome],
-                    MARKERS[min(model["depth"], max(MARKERS))],
-                    color=COLOURS[model["activation"]],
-                    markersize=6,
-                    alpha=0.8,
-                )
-            axes.plot([0, 1], [0, 1], color="#333333", linewidth=0.8, linestyle=":")
-            axes.set(title=OUTCOMES[outcome].capitalize(), xlabel="forecast before training", ylabel="reached")
+        figure, grid = panels(2 * len(starts), stacked=False, columns=2)
+        for axes, (start, outcome) in zip(grid, product(starts, SHOWN), strict=True):
+            for model in (model for model in models if model["start"] == start):
+                marker, color = MARKERS[min(model["depth"], max(MARKERS))], COLOURS[model["activation"]]
+                axes.plot(model["forecast"], model[outcome], marker, color=color, markersize=5, alpha=0.8)
+            axes.set(title=f"{STARTS[start]} first weights: {OUTCOMES[outcome]}", xlabel="forecast", ylabel="reached")
+            axes.title.set_fontsize(10)
         names = dict.fromkeys(model["activation"] for model in models)
-        handles = [mpl.lines.Line2D([], [], color=COLOURS[name], marker="o", linestyle="") for name in names]
+        handles = [Line2D([], [], color=COLOURS[name], marker="o", linestyle="") for name in names]
         depths = sorted({model["depth"] for model in models})
-        handles += [mpl.lines.Line2D([], [], color="#333333", marker=MARKERS[d], linestyle="") for d in depths]
-        figure.legend(
-            handles, [*names, *(f"{d} weight matrices" for d in depths)], loc="outside lower center", ncols=len(handles)
-        )
+        handles += [Line2D([], [], color="#333333", marker=MARKERS[d], linestyle="") for d in depths]
+        labels = [*names, *(f"{depth} weight matrices" for depth in depths)]
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(names))
     figure.set_label(
-        "Gradient alignment that training reached against the forecast from one batch before it, a mark a model; mean "
-        "over seeds. The dotted line is where both are equal."
+        "Alignment that training reached against the forecast from one batch before it, a mark a model; mean over "
+        "seeds. Within one colour and shape only the task differs."
     )
     return {"forecast": figure}
 
 
+SHOWN = ("gradient_final", "weight_final")
 COLOURS = {"linear": BLUE, "tanh": VERMILLION, "relu": GREEN}
 MARKERS = {2: "o", 3: "s", 4: "^", 5: "D"}
 
 
 STUDY = Study(
     name="forecast",
-    about="The conditioning of one batch before training ranks models by the alignment they will reach, within limits.",
+    about="How far the conditioning of one batch before training ranks tasks by the alignment that DFA will reach.",
     config=Config,
     short=SHORT,
     measure=measure,
     tables=tables,
     pictures=pictures,
-    minutes=2.0,
+    minutes=3.0,
 )
