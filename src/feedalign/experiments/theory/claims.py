@@ -128,7 +128,8 @@ def _delays(record: Written) -> Interval:
 
 
 def _forecast(record: Written) -> Interval:
-    return interval([record["findings"]["ranks"]["all models"]["forecast, gradient_highest"]["value"]])
+    """Return the rank correlation within each family of small first weights."""
+    return interval(record["findings"]["ranks"]["small"]["forecast, weight_final"]["within"])
 
 
 def _gap(better: tuple[str, str], worse: tuple[str, str], what: str, task: str, activation: str = "tanh") -> Measured:
@@ -213,8 +214,8 @@ CLAIMS: tuple[Claim, ...] = (
         "noise", "epochs by which the noisiest labels delay alignment", "above 0", _delays, 0, digits=1,
     ),
     Claim(
-        "forecast", "rank correlation of the forecast from one batch with the highest alignment", "above 0",
-        _forecast, 0,
+        "forecast", "rank correlation over tasks of the forecast with the weight alignment reached, small first weights",
+        "above 0", _forecast, 0,
     ),
     Claim(
         "convolutions", "alignment of a dense net less that of a locally connected one (motif, tanh)", "above 0",
