@@ -74,7 +74,8 @@ def conditioning(handle: Attachment, closure: Callable[[], Tensor]) -> Condition
     is still zero takes :math:`A_{l+1} \propto A_l G_{l-1} A_l` instead. Elsewhere it is a rule of thumb, for comparing
     tasks and inputs of one architecture: not the value that will be reached, and not a comparison of depths or
     activations. From PyTorch's own initial weights, which need to move little, it goes with the weight alignment
-    reached and hardly with that of the gradients; `feedalign theory forecast` measures how far. It says nothing about
+    reached and hardly with that of the gradients; `feedalign theory forecast` measures how far, and that the condition
+    number of the lowest point alone ranks tasks at least as well. It says nothing about
 
     * later times: alignment improves as large modes are fitted, and decays as single samples are;
     * shared weights: a convolution cannot take the form of a product of dense feedback, whatever the conditioning;

@@ -214,7 +214,7 @@ CLAIMS: tuple[Claim, ...] = (
         "noise", "epochs by which the noisiest labels delay alignment", "above 0", _delays, 0, digits=1,
     ),
     Claim(
-        "forecast", "rank correlation over tasks of the forecast with the weight alignment reached, small first weights",
+        "forecast", "rank correlation over tasks of the forecast with the weight alignment, small first weights",
         "above 0", _forecast, 0,
     ),
     Claim(
