@@ -14,11 +14,12 @@ def tell_hooks_apart() -> None:
     is dropped, with a warning, since compiling again may take long.
     """
     config = torch._dynamo.config
-    if not config.skip_nnmodule_hook_guards:
+    if not getattr(config, "skip_nnmodule_hook_guards", False):
         return
     config.skip_nnmodule_hook_guards = False
-    if any(code() is not None for code in torch._dynamo.convert_frame.output_codes.seen):
-        torch.compiler.reset()
+    compiled = _anything_compiled()
+    torch.compiler.reset()
+    if compiled:
         warnings.warn(
             "Something was compiled before attach(), and could have gone on to run for this model without its rule. So "
             "all that was compiled is dropped (torch.compiler.reset()) and compiled again when it is next called. To "
@@ -27,9 +28,15 @@ def tell_hooks_apart() -> None:
         )
 
 
+def _anything_compiled() -> bool:
+    """Return whether code is alive that was compiled in this process; False where this PyTorch does not tell."""
+    codes = getattr(getattr(torch._dynamo.convert_frame, "output_codes", None), "seen", ())
+    return any(code() is not None for code in codes)
+
+
 def hint() -> str:
     """Return what to add to a complaint that hooks did not run, if compiled code may be why; else nothing."""
-    if not torch._dynamo.config.skip_nnmodule_hook_guards:
+    if not getattr(torch._dynamo.config, "skip_nnmodule_hook_guards", False):
         return ""
     return (
         " If it was compiled: what torch.compile made before attach() may have run again, since "
