@@ -77,6 +77,7 @@ def test_shares_of_no_seed_and_of_one() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # minutes of one core, on a machine that others use too
 @pytest.mark.parametrize("case", [degeneracy.Case(), degeneracy.Case((1.5, 1.0, -0.5))], ids=["K=2", "K=3"])
 def test_degeneracy_in_full(case: degeneracy.Case) -> None:
     config = degeneracy.Config(seeds=2, cases=(case,), paths=1)
@@ -94,6 +95,7 @@ def test_degeneracy_in_full(case: degeneracy.Case) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # minutes of one core, on a machine that others use too
 @pytest.mark.parametrize(("units", "share"), [(2, 0.25), (3, 0.5), (4, 0.6875)])
 def test_relu_success_in_full(units: int, share: float) -> None:
     config = relu.Config(units=(units,), flows=1)

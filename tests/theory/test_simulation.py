@@ -98,6 +98,7 @@ def test_rates_too_large_are_told() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # minutes of one core, on a machine that others use too
 @pytest.mark.parametrize(
     ("activation", "units", "rate", "deviation", "until"),
     [("erf", 2, 0.2, 1.0, 60), ("erf", 3, 0.2, 1.0, 60), ("erf", 2, 0.2, 0.01, 60), ("linear", 2, 0.1, 0.3, 60)],
