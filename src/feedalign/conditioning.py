@@ -77,7 +77,7 @@ def conditioning(handle: Attachment, closure: Callable[[], Tensor]) -> Condition
     reached and hardly with that of the gradients; `feedalign theory forecast` measures how far, and that the condition
     number of the lowest point alone ranks tasks at least as well. It says nothing about
 
-    * later times: alignment improves as large modes are fitted, and decays as single samples are;
+    * later times: alignment improves as large modes are fitted, and may decay as single samples are;
     * shared weights: a convolution cannot take the form of a product of dense feedback, whatever the conditioning;
     * skip connections and branches: the points are taken for a chain, in the order in which they ran;
     * Adam, under which weights do not grow in this form;
@@ -193,7 +193,8 @@ def _growing(entering: list[Tensor], gathered: list[Tensor], precision: float) -
 
 def _learned(matrix: Tensor, rank: int) -> Tensor:
     """Return unit errors ``[rank, C]``, one in each direction in which anything is learned."""
-    return torch.linalg.svd(matrix)[0][:, :rank].T
+    directions: Tensor = torch.linalg.svd(matrix)[0]
+    return directions[:, :rank].T
 
 
 def _condition(values: Tensor) -> float:

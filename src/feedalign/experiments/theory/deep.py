@@ -233,11 +233,15 @@ def _totals(cases: list[Found]) -> Figure:
         for (angles, errors), case in zip(zip(grid[::2], grid[1::2], strict=True), cases, strict=True):
             for rule, name in (("dfa", "DFA"), ("backprop", "Backprop")):
                 run, line = case[rule], style(rule)
-                averaged(angles, run["epochs"], run["weight_alignment_total"], **line, label=f"{name}: weights")
+                averaged(
+                    angles, run["epochs"], run["weight_alignment_total"], **line, label=f"{name}, alignment of weights"
+                )
                 if rule == "dfa":
                     thin = {**line, "linestyle": ":"}
-                    averaged(angles, run["epochs"], run["gradient_alignment_total"], **thin, label=f"{name}: gradients")
-                averaged(errors, run["epochs"], run["loss"], **line, label=f"{name}: training loss")
+                    averaged(
+                        angles, run["epochs"], run["gradient_alignment_total"], **thin, label=f"{name}, of gradients"
+                    )
+                averaged(errors, run["epochs"], run["loss"], **line)
             over_epochs(angles, f"{case['name']}: alignment")
             over_epochs(errors, f"{case['name']}: training loss")
         names = labelled(grid)

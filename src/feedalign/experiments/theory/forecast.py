@@ -227,7 +227,7 @@ def pictures(record: Written) -> dict[str, Figure]:
         depths = sorted({model["depth"] for model in models})
         handles += [Line2D([], [], color="#333333", marker=MARKERS[d], linestyle="") for d in depths]
         labels = [*names, *(f"{depth} weight matrices" for depth in depths)]
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(names))
+        figure.legend(handles, labels, loc="outside lower center", ncols=max(3, len(names)))
     figure.set_label(
         "Alignment that training reached against the forecast from one batch before it, a mark a model; mean over "
         "seeds. Within one colour and shape only the task differs."
