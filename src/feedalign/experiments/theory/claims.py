@@ -38,6 +38,14 @@ class Claim:
         """Return whether the record bears it out."""
         return self.low <= self.measured(record).mean <= self.high
 
+    def verdict(self, record: Written) -> str:
+        """Return in a word or two whether the record bears it out, and whether chance could have done so."""
+        found = self.measured(record)
+        half = found.half_width or 0.0
+        if self.low <= found.mean - half and found.mean + half <= self.high:
+            return "yes"
+        return "in the mean" if self.holds(record) else "no"
+
 
 def claims_table(records: dict[str, Written]) -> Table:
     """Return all claims on these studies, with what was measured."""
@@ -46,12 +54,15 @@ def claims_table(records: dict[str, Written]) -> Table:
         if (record := records.get(claim.study)) is not None:
             found = claim.measured(record)
             text = f"{found.text(claim.digits)}" + (f" ({found.n})" if found.n > 1 else "")
-            rows.append((claim.study, claim.says, claim.expected, text, "yes" if claim.holds(record) else "no"))
+            rows.append((claim.study, claim.says, claim.expected, text, claim.verdict(record)))
     return Table(
         title="What the theory says, and what was measured",
         headings=("study", "what", "expected", "measured", "holds"),
         rows=tuple(rows),
-        notes=("Mean ± half the 95 % interval (over how many: students, nets or draws).",),
+        notes=(
+            "Mean ± half the 95 % interval (over how many: students, nets or draws). In the mean: part of the interval "
+            "lies outside, so it may be chance.",
+        ),
         text_columns=3,
     )
 
