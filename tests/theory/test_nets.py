@@ -78,7 +78,8 @@ def test_what_is_seen_is_what_the_library_measures(activation: Activation) -> No
             assert found["gradient_alignment"] == pytest.approx(blocks, rel=1e-9)
             assert found["weight_alignment"] == list(fa.weight_alignment(ensemble.handle).values())
             assert found["batch_alignment"] == pytest.approx(_by_backward(model, ensemble.handle, x, y), rel=1e-9)
-            aims = ensemble.handle.planner.matrices()
+            # As large as numbers drawn from [-1, 1]: of variance 1/3.
+            aims = [b / (b.norm() / b.numel() ** 0.5) / 3**0.5 for b in ensemble.handle.planner.matrices()]
             aims = [aims[1].T @ aims[0], aims[2].T @ aims[1], aims[2]]
             weights = [model.get_parameter(f"layer{i}.weight").detach() for i in (2, 3, 4)]
             total = F.cosine_similarity(

@@ -187,8 +187,13 @@ def _cosines(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _total(model: nn.Module, handle: fa.Attachment, layers: Sequence[str]) -> float:
+    """Return the cosine of all weights above the first with what the feedback makes of them, all layers in one row.
+
+    How much a layer counts depends on the scale of the feedback: between hidden layers it is squared, at the readout
+    not. It is taken here as the authors' code has it: numbers as large as those of a uniform draw from [-1, 1].
+    """
     assert handle.planner is not None
-    B = handle.planner.matrices()
+    B = [matrix / (3.0 * matrix.square().mean()).sqrt() for matrix in handle.planner.matrices()]
     aims = [*(above.T @ below for below, above in pairwise(B)), B[-1]]
     weights = [model.get_parameter(f"{layer}.weight").detach() for layer in layers[1:]]
     joined = (torch.cat([each.double().flatten() for each in matrices])[None] for matrices in (weights, aims))
