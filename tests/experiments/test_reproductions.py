@@ -85,6 +85,7 @@ def test_learned_feedback_aligns_better_in_every_layer(rule: str) -> None:
         ("README.md", "results"),
         ("docs/experiments/vision.md", "results/vision"),
         ("docs/experiments/bench.md", "results/bench"),
+        ("docs/experiments/graph.md", "results/graph"),
         ("docs/rules.md", "results"),
     ],
 )
