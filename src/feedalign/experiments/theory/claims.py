@@ -129,6 +129,17 @@ def _later(record: Written) -> Interval:
     return interval([high - low for low, high in pairs if low is not None and high is not None])
 
 
+def _fall(record: Written) -> Interval:
+    """Return what the weights' alignment loses from its peak on, in the first case, for every net that has a peak."""
+    seeds = [seed["weight"] for seed in record["findings"]["cases"][0]["dfa"]["phases"]]
+    return interval([seed["peak_alignment"] - seed["final_alignment"] for seed in seeds if seed["peak_alignment"]])
+
+
+def _best_targets(what: Callable[[dict[str, Any]], list[float]]) -> Measured:
+    """Take something from the best conditioned random targets, under ReLU."""
+    return lambda record: interval(what(record["findings"]["relu"]["cells"][-1]))
+
+
 def _delays(record: Written) -> Interval:
     """Return by how many epochs the most noisy labels delay alignment, seed by seed."""
     found = []
@@ -220,6 +231,19 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "deep", "epochs by which the highest hidden weights align later than the lowest", "above 0",
         _later, 0, digits=1,
+    ),
+    Claim(
+        "deep", "what the alignment of all weights loses from its peak on (teacher, tanh)", "above 0",
+        _fall, 0, digits=3,
+    ),
+    Claim(
+        "targets", "highest alignment of all weights, ReLU, alpha = beta = 1", "0.235 ± 0.02",
+        _best_targets(lambda cell: list(cell["peak"])), 0.215, 0.255, 3,
+    ),
+    Claim(
+        "targets", "what it loses from there on", "above 0",
+        _best_targets(lambda cell: [a - b for a, b in zip(cell["peak"], cell["weight_alignment"], strict=True)]), 0,
+        digits=3,
     ),
     Claim(
         "noise", "epochs by which the noisiest labels delay alignment", "above 0", _delays, 0, digits=1,
