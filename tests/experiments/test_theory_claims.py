@@ -7,6 +7,7 @@ import pytest
 
 from feedalign.experiments.records import describe
 from feedalign.experiments.results import update
+from feedalign.experiments.tables import interval
 from feedalign.experiments.theory import STUDIES, studied, study
 from feedalign.experiments.theory.claims import CLAIMS, Claim, claims_table
 from feedalign.experiments.theory.study import Written, run
@@ -60,11 +61,19 @@ def bound(tmp_path_factory: pytest.TempPathFactory) -> Written:
 def test_the_bound_on_convolutions_is_met(bound: Written) -> None:
     table = claims_table({"bound": bound})
     assert [row[0] for row in table.rows] == ["bound", "bound"]
-    assert {row[-1] for row in table.rows} == {"yes"}
+    assert {row[-1] for row in table.rows} <= {"yes", "in the mean"}  # few shapes have wide intervals
 
 
 def test_a_claim_that_does_not_hold_says_so(bound: Written) -> None:
     cases = [{**case, "law": 2 * case["law"]} for case in bound["findings"]["shapes"]]
     table = claims_table({"bound": {**bound, "findings": {"shapes": cases}}})
     assert table.rows[0][-1] == "no"
-    assert table.rows[1][-1] == "yes"
+    assert table.rows[1][-1] != "no"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "verdict"), [([1.0, 1.1, 0.9], "yes"), ([2.0, -1.0, 0.5], "in the mean"), ([-1.0, -1.1, -0.9], "no")]
+)
+def test_a_claim_that_chance_could_bear_out_says_so(numbers: list[float], verdict: str) -> None:
+    claim = Claim("bound", "a number", "above 0", lambda record: interval(record["numbers"]), 0)
+    assert claim.verdict({"numbers": numbers}) == verdict
