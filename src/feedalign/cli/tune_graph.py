@@ -18,8 +18,6 @@ from feedalign.experiments.graph.tuning import studies
 from feedalign.experiments.records import to_json
 from feedalign.experiments.studies import TUNING, chosen, studies_table, tune
 
-GAE_TOO = f"{AUTOENCODER} stands for the graph autoencoder."
-
 
 @dataclass(frozen=True)
 class TuneGraph:

@@ -145,7 +145,7 @@ def pictures(record: Written) -> dict[str, Figure]:
 
 STUDY = Study(
     name="width",
-    about="Narrow layers align less, and lose more to backpropagation.",
+    about="Layers narrower than the outputs lose most to backpropagation; the weights of wide ones turn least.",
     config=Config,
     short=SHORT,
     measure=measure,
