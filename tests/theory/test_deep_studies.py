@@ -1,6 +1,5 @@
 """The studies of deep nets, run in their short forms, and what they make of curves."""
 
-import dataclasses
 import math
 from pathlib import Path
 
@@ -195,11 +194,28 @@ def test_more_noise_is_later_alignment() -> None:
 
 
 @pytest.mark.slow
-def test_random_targets_are_aligned_with_and_then_memorised() -> None:
-    """Check 11, its best conditioned corner: the alignment peaks, and falls as the samples are memorised."""
-    config = dataclasses.replace(targets.Config(), values=(1.0,))
-    (cell,) = targets._trained(config, "relu", silent)
-    assert RandomTargets(1.0, 1.0).condition_number == pytest.approx(cell["condition"])
-    assert np.mean(cell["peak"]) == pytest.approx(0.235, abs=0.02)
-    assert np.mean(cell["gradient_alignment"]) == pytest.approx(0.83, abs=0.03)
-    assert np.mean(cell["weight_alignment"]) < np.mean(cell["peak"]) / 1.05
+@pytest.mark.timeout(2400)  # many minutes of one core, on a machine that others use too
+@pytest.mark.parametrize(("activation", "peak", "end"), [("relu", 0.235, 0.83), ("tanh", 0.27, None)])
+def test_random_targets_are_aligned_with_and_then_memorised(activation: str, peak: float, end: float | None) -> None:
+    """Check 11: the alignment peaks, falls as the samples are memorised, and is better where the targets are."""
+    config, seeds = targets.Config(), 5
+    best, worst = RandomTargets(1.0, 1.0), RandomTargets(0.2, 0.2)
+    x, y = targets._drawn(config, [best, worst], seeds)
+    net = Net(config.inputs, config.width, 2, config.depth, activation)
+    peaks, ends, gradients = [], [], []
+    for feedback in range(3):  # by itself each moves the peak by some hundredths
+        ensemble = Ensemble(net, list(range(seeds)) * 2, feedback_seed=feedback)
+        curves = history(ensemble, Task(targets.squared, x, y), Schedule(config.epochs, config.rate, looks=40))
+        weights = np.array([curve["weight_alignment_total"] for curve in curves]).reshape(2, seeds, -1)
+        finals = np.array([curve["gradient_alignment_total"][-1] for curve in curves]).reshape(2, seeds)
+        peaks.append(np.nanmax(weights, axis=-1).mean(axis=1))
+        ends.append(weights[..., -1].mean(axis=1))
+        gradients.append(finals.mean(axis=1))
+    highest, last, gradient = (np.mean(each, axis=0) for each in (peaks, ends, gradients))
+    assert highest[0] == pytest.approx(peak, abs=0.02)
+    assert last[0] < highest[0] / 1.05
+    if end is not None:
+        assert gradient[0] == pytest.approx(end, abs=0.03)
+    assert highest[0] > highest[1]
+    assert last[0] > last[1]
+    assert gradient[0] > gradient[1]

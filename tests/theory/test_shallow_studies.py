@@ -89,8 +89,8 @@ def test_degeneracy_in_full(case: degeneracy.Case) -> None:
     if K == 2:
         assert fmean(degeneracy.overlaps(found["dfa"])) >= 0.97
         assert set(degeneracy.same_solution(found["dfa"])) == {1.0}
-    else:  # 0.980 over 120 feedback vectors, three hundredths from one to the other; a half have the best pairing
-        assert fmean(degeneracy.overlaps(found["dfa"])) >= 0.96
+    else:  # a half have the best pairing
+        assert fmean(degeneracy.overlaps(found["dfa"])) >= 0.97
         assert fmean(degeneracy.agreements(found["dfa"], "best")) < 0.9
 
 

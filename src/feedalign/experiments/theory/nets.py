@@ -88,7 +88,8 @@ class Ensemble:
 
     Args:
         net: Their shape.
-        feedback: Their feedback, drawn for seed 0: they share it, whatever their weights.
+        feedback: Their feedback: they share it, whatever their weights.
+        feedback_seed: Of its numbers.
         seeds: Of their weights, one a net.
         scale: See :meth:`Net.build`.
         backprop: Whether they learn by backpropagation instead of DFA. Alignment is measured all the same.
@@ -101,11 +102,13 @@ class Ensemble:
         feedback: fa.Feedback | None = None,
         scale: float | None = None,
         backprop: bool = False,
+        feedback_seed: int = 0,
     ) -> None:
         self.net, self.seeds, self.backprop = net, list(seeds), backprop
         built = [net.build(seed, scale) for seed in self.seeds]
         self.model = built[0]
-        self.handle = net.attach(self.model, fa.DFA(feedback=feedback or fa.Uniform(shared=False)))
+        rule = fa.DFA(seed=feedback_seed, feedback=feedback or fa.Uniform(shared=False))
+        self.handle = net.attach(self.model, rule)
         self.weights = {
             name: torch.stack([dict(each.named_parameters())[name].detach() for each in built])
             for name, _ in self.model.named_parameters()
