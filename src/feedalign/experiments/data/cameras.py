@@ -1,0 +1,93 @@
+r"""Cameras: where they stand, where they look, and the ray that each pixel sees.
+
+A pose ``[3, 4]`` takes a point of the camera's own space to the world: three columns for its axes (x to the right, y
+up, z backward, so that it looks along -z) and one for its place. Letters: ``H`` height and ``W`` width of a picture.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from feedalign.experiments.errors import DataError
+
+TOLERANCE = 1e-2  # what rounding in a camera file may do to a rotation
+
+
+def look_at(places: Tensor, targets: Tensor, up: Tensor) -> Tensor:
+    """Return poses ``[..., 3, 4]`` of cameras that stand at places and look at targets.
+
+    Args:
+        places: ``[..., 3]``.
+        targets: ``[..., 3]``, none of them at its camera's place.
+        up: Which way is up in the pictures, ``[..., 3]``; no camera may look straight along it.
+    """
+    back = normalize(places - targets, dim=-1)
+    right = normalize(torch.linalg.cross(up.expand_as(back), back), dim=-1)
+    return torch.stack([right, torch.linalg.cross(back, right), back, places], dim=-1)
+
+
+def camera_rays(poses: Tensor, height: int, width: int, focal: float) -> tuple[Tensor, Tensor]:
+    """Return origins and directions ``[..., H, W, 3]`` of the rays through the centres of all pixels.
+
+    Directions are not normalised: one step along a ray is one unit of depth. Rays through pixels of a picture made
+    ``k`` times as large, with ``k`` times the focal length, sample each pixel ``k * k`` times, evenly.
+
+    Args:
+        poses: ``[..., 3, 4]``.
+        height: H.
+        width: W.
+        focal: In pixels.
+    """
+    rows = torch.arange(height, dtype=poses.dtype, device=poses.device)
+    columns = torch.arange(width, dtype=poses.dtype, device=poses.device)
+    local = pixel_directions(rows[:, None], columns[None, :], height, width, focal)  # [H, W, 3]
+    directions = torch.einsum("...ij,hwj->...hwi", poses[..., :3], local)
+    return poses[..., None, None, :, 3].expand_as(directions), directions
+
+
+def pixel_directions(rows: Tensor, columns: Tensor, height: int, width: int, focal: float) -> Tensor:
+    """Return the directions ``[..., 3]``, in the camera's own space, through centres of pixels.
+
+    The centre of pixel 0 is at 0.5; the code of NeRF's authors aims at its corner.
+
+    Args:
+        rows: Numbers of the pixels from the top, floating; broadcast with ``columns``.
+        columns: Their numbers from the left.
+        height: H.
+        width: W.
+        focal: In pixels.
+    """
+    right, down = torch.broadcast_tensors((columns + 0.5 - width / 2) / focal, (rows + 0.5 - height / 2) / focal)
+    return torch.stack([right, -down, -torch.ones_like(right)], dim=-1)
+
+
+def checked_poses(poses: Tensor, names: list[str], file: str) -> Tensor:
+    """Return poses ``[V, 3, 4]`` that are finite, each with a rotation that is one.
+
+    Args:
+        poses: ``[V, 3, 4]``.
+        names: What each pose belongs to, for the message.
+        file: Where they come from, likewise.
+
+    Raises:
+        DataError: One is not; the first is named.
+    """
+    for pose, name in zip(poses, names, strict=True):
+        if not pose.isfinite().all():
+            raise DataError(
+                f"{file}: expected finite numbers in the pose of {name}, found {_first_bad(pose)}. Do mend that entry."
+            )
+        axes = pose[:, :3].double()
+        drift = float((axes.T @ axes - torch.eye(3, dtype=torch.float64)).abs().max())
+        if drift > TOLERANCE or torch.linalg.det(axes) < 0:
+            raise DataError(
+                f"{file}: expected a rotation (three axes of length 1 at right angles, right-handed) in the pose of "
+                f"{name}, found one that is off by {drift:.2g} with determinant {float(torch.linalg.det(axes)):.3g}. "
+                "Do write camera-to-world matrices without scale."
+            )
+    return poses
+
+
+def _first_bad(pose: Tensor) -> str:
+    row, column = (~pose.isfinite()).nonzero()[0].tolist()
+    return f"{float(pose[row, column])} in row {row}, column {column}"

@@ -1,0 +1,1 @@
+"""Scenes learnt from photographs: a field of colour and density, and rays through it."""
