@@ -20,16 +20,16 @@ from feedalign.experiments.errors import DataError
 Numbers = NDArray[np.float64]
 ROWS = 50_000
 FEWEST = 100
-FIELDS, CATEGORIES, RANK = 9, 12, 3
+FIELDS, CATEGORIES, RANK = 9, 6, 2
 TRIPLES = ((0, 1, 2), (3, 4, 5), (6, 7, 8))
-LINEAR, PAIRWISE, TRIPLE, BIAS = 0.5, 1.0, 1.5, -1.0
+LINEAR, PAIRWISE, TRIPLE, BIAS = 0.5, 1.0, 2.0, -1.0
 # The first categories of a field are more common than the last, as in a real log.
 FREQUENCIES = 1.0 / np.arange(3, CATEGORIES + 3)
 FREQUENCIES /= FREQUENCIES.sum()
 
 
 def read(seed: int = 0, rows: int | None = None) -> Clicks:
-    """Return the log of a seed: 9 fields of 12 categories, 50,000 rows unless told otherwise.
+    """Return the log of a seed: 9 fields of 6 categories, 50,000 rows unless told otherwise.
 
     Rows are drawn independently, so the first 80 % train, and the split needs no shuffle. Index 0 stands for unseen
     categories, as in every log; no row has it.
@@ -59,7 +59,7 @@ def read(seed: int = 0, rows: int | None = None) -> Clicks:
 
 
 def parts(categories: NDArray[np.int64], latent: Numbers) -> dict[str, Numbers]:
-    """Return the parts ``[N]`` of the logit of rows ``[N, F]``, from latent vectors ``[F, C, K]`` that are standardised.
+    """Return the parts ``[N]`` of the logit of rows ``[N, F]``, from standardised latent vectors ``[F, C, K]``.
 
     Each part is divided by the deviation that it has over rows, and multiplied by the stated one. The terms of a part
     are uncorrelated, so their variances add up.
@@ -80,7 +80,8 @@ def parts(categories: NDArray[np.int64], latent: Numbers) -> dict[str, Numbers]:
 def standardised(values: Numbers) -> Numbers:
     """Return values ``[F, C, K]`` with mean 0 and variance 1 over a field's categories, by their frequencies."""
     centred = values - np.einsum("c,fck->fk", FREQUENCIES, values)[:, None]
-    return centred / np.einsum("c,fck->fk", FREQUENCIES, centred**2)[:, None] ** 0.5
+    deviations: Numbers = np.einsum("c,fck->fk", FREQUENCIES, centred**2) ** 0.5
+    return centred / deviations[:, None]
 
 
 def expected_auc(probabilities: Numbers) -> float:
@@ -95,4 +96,5 @@ def expected_auc(probabilities: Numbers) -> float:
 
 
 def _covariance(vectors: Numbers) -> Numbers:
-    return np.einsum("c,ck,cl->kl", FREQUENCIES, vectors, vectors)
+    covariance: Numbers = np.einsum("c,ck,cl->kl", FREQUENCIES, vectors, vectors)
+    return covariance
