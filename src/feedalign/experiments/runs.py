@@ -49,6 +49,7 @@ class Experiment(Generic[ConfigT, DataT]):
         progress: Progress | None = None,
         checkpoint_seconds: float = 30.0,
         shared: bool = False,
+        keep_checkpoint: bool = False,
     ) -> list[Record]:
         """Run several configurations, each in its own folder under ``output``. Finished ones are not run again.
 
@@ -61,6 +62,7 @@ class Experiment(Generic[ConfigT, DataT]):
             progress: Who is told.
             checkpoint_seconds: Time between checkpoints.
             shared: Leave runs that another process is at to it, instead of raising.
+            keep_checkpoint: Keep every run's ``checkpoint.pt``, with the final weights.
 
         Raises:
             ExperimentError: As :meth:`run` does.
@@ -74,7 +76,14 @@ class Experiment(Generic[ConfigT, DataT]):
             folder = run_folder(output, config)
             try:
                 found.append(
-                    self.run(config, folder, read=read, progress=progress, checkpoint_seconds=checkpoint_seconds)
+                    self.run(
+                        config,
+                        folder,
+                        read=read,
+                        progress=progress,
+                        checkpoint_seconds=checkpoint_seconds,
+                        keep_checkpoint=keep_checkpoint,
+                    )
                 )
             except BusyError:
                 if not shared:
@@ -144,7 +153,7 @@ def _trained(training: Training[ConfigT], checkpoint_seconds: float) -> Record:
         return training.finish()
     finally:
         training.progress.finish()
-        training.handle.remove()
+        training.release()
 
 
 def finished(config: Configuration, directory: Path) -> Record | None:

@@ -137,6 +137,10 @@ class Training(ABC, Generic[ConfigT]):
         """Return whether an epoch has a line on the curve."""
         return True
 
+    def over(self) -> bool:
+        """Return whether no epoch is left. A run that may end early has a line for every epoch."""
+        return self.epoch >= self.config.epochs
+
     def written(self, line: dict[str, Any]) -> dict[str, Any]:
         """Return a line as it stands on the curve."""
         return line
@@ -171,7 +175,7 @@ class Training(ABC, Generic[ConfigT]):
         saved = time.perf_counter()
         if not self.best:
             self.close_epoch()
-        while self.epoch < self.config.epochs:
+        while not self.over():
             for _ in self.train_epoch():
                 if stop.requested or time.perf_counter() - saved >= checkpoint_seconds:
                     self.save()
@@ -237,15 +241,21 @@ class Training(ABC, Generic[ConfigT]):
             append_line(self.directory / records.CURVE, records.to_json(self.curve[-1]))
         self.progress.epoch(line)
 
-    def measured(self, loss: Any) -> dict[str, dict[str, Any]] | None:
+    def release(self) -> None:
+        """Take the rule off the network."""
+        self.handle.remove()
+
+    def measured(self, loss: Any, handle: fa.Attachment | None = None) -> dict[str, dict[str, Any]] | None:
         """Return the alignment at every point under a loss, or None for rules that deliver no signal.
 
         Args:
             loss: A function that runs the model once and returns the loss.
+            handle: The rule at work, if there are several; by default ``self.handle``.
         """
-        if isinstance(self.handle.rule, fa.Backprop | fa.Shallow):
+        handle = handle or self.handle
+        if isinstance(handle.rule, fa.Backprop | fa.Shallow):
             return None
-        report = fa.alignment(self.handle, loss, block_samples=0)
+        report = fa.alignment(handle, loss, block_samples=0)
         return {point: asdict(cosine) for point, cosine in report.points.items()}
 
     @property
