@@ -57,8 +57,26 @@ def pixel_directions(rows: Tensor, columns: Tensor, height: int, width: int, foc
         width: W.
         focal: In pixels.
     """
-    right, down = torch.broadcast_tensors((columns + 0.5 - width / 2) / focal, (rows + 0.5 - height / 2) / focal)
-    return torch.stack([right, -down, -torch.ones_like(right)], dim=-1)
+    shape = torch.broadcast_shapes(rows.shape, columns.shape)
+    right = ((columns + 0.5 - width / 2) / focal).expand(shape)
+    up = ((height / 2 - rows - 0.5) / focal).expand(shape)
+    return torch.stack([right, up, -torch.ones_like(right)], dim=-1)
+
+
+def average_pose(poses: Tensor) -> Tensor:
+    """Return the pose ``[3, 4]`` in the middle of others ``[V, 3, 4]``.
+
+    It stands at their mean place, and looks along their mean direction with their mean up.
+    """
+    place, back, up = (poses[:, :, column].mean(dim=0) for column in (3, 2, 1))
+    return look_at(place, place - back, up)
+
+
+def recentred(poses: Tensor) -> Tensor:
+    """Return poses ``[V, 3, 4]`` in the space of their average: its place is the origin, its axes are the world's."""
+    average = average_pose(poses)
+    axes, place = average[:, :3], average[:, 3]
+    return torch.cat([axes.T @ poses[:, :, :3], axes.T @ (poses[:, :, 3:] - place[:, None])], dim=2)
 
 
 def checked_poses(poses: Tensor, names: list[str], file: str) -> Tensor:

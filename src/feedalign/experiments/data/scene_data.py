@@ -107,6 +107,7 @@ class Scene:
         ndc: Whether rays are bent into normalised device coordinates, for scenes in front of all cameras.
         white: Whether what no ray hits is white; else it is black.
         depths: The nearest and the farthest depth at which there is something to see, in units of the poses.
+        forward_facing: Whether all cameras look about the same way; else they stand around the origin, with z up.
     """
 
     name: str
@@ -121,6 +122,7 @@ class Scene:
     ndc: bool
     white: bool
     depths: tuple[float, float]
+    forward_facing: bool = False
 
     @property
     def counts(self) -> dict[str, int]:

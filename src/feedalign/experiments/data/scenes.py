@@ -1,10 +1,19 @@
 """Scenes by name.
 
-======  =====  ==========  ====  =======  =====
-name    train  validation  test  pixels   files
-======  =====  ==========  ====  =======  =====
-traced  40     4           6     64 x 64  none
-======  =====  ==========  ====  =======  =====
+==================  =====  ==========  ====  =========  ==================================================
+name                train  validation  test  pixels     files
+==================  =====  ==========  ====  =========  ==================================================
+traced              40     4           6     64 x 64    none: ray-traced here
+tiny-nerf           94     4           8     100 x 100  an archive, lego on black
+tiny-lego           88     4           8     100 x 100  another such archive, made of lego's training views
+lego, chair, ...    100    100         200   800 x 800  a folder of each of the eight Blender scenes
+fern, flower, ...   15-47  2-7         3-8   4032 wide  a folder of each of the eight forward-facing scenes
+==================  =====  ==========  ====  =========  ==================================================
+
+A scene is looked for under the data root. There are no checksums of the official files, which lie where a program
+cannot fetch them, so they are not downloaded: the error says where to get them. Nothing in them is unpickled.
+A scene of your own is named by its folder under the data root (or by its full path), in one of the two formats of
+folders; in Blender's, what there is to see lies between depths 2 and 6.
 """
 
 from collections.abc import Callable
@@ -12,12 +21,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from feedalign.errors import nearest
-from feedalign.experiments.data import traced
-from feedalign.experiments.data.root import data_root
+from feedalign.experiments.data import blender, llff, tiny_scene, traced
+from feedalign.experiments.data.root import VARIABLE, data_root
 from feedalign.experiments.data.scene_data import Scene, SceneConfig, Views
 from feedalign.experiments.errors import DataError
 
 __all__ = ["SCENES", "Scene", "SceneConfig", "SceneSource", "Views", "load_scene", "scene_source"]
+
+
+DRIVE = "https://drive.google.com/drive/folders/128yBriW1IG_3NJ5Rp7APSTZsJqdJdfc1"
+TINY = "https://people.eecs.berkeley.edu/~bmild/nerf/tiny_nerf_data.npz"
+BLENDER = ("chair", "drums", "ficus", "hotdog", "lego", "materials", "mic", "ship")
+FORWARD_FACING = ("fern", "flower", "fortress", "horns", "leaves", "orchids", "room", "trex")
+
+Reader = Callable[[SceneConfig, Path], Scene]
 
 
 @dataclass(frozen=True)
@@ -26,29 +43,89 @@ class SceneSource:
 
     Attributes:
         title: Its name as people write it.
-        read: Reads it from a data root.
+        reader: Reads it from its file or folder.
         places: Where it is looked for under the data root.
+        remedy: How to come by it.
     """
 
     title: str
-    read: Callable[[SceneConfig, Path], Scene]
+    reader: Reader
     places: tuple[str, ...]
+    remedy: str = ""
+
+    def read(self, config: SceneConfig, root: Path) -> Scene:
+        """Return the scene.
+
+        Raises:
+            DataError: It is missing or damaged, or does not fit the configuration.
+        """
+        if not self.places:
+            return self.reader(config, root)
+        path = self.find(root)
+        if path is None:
+            looked = "".join(f"\n  {root / place}" for place in self.places)
+            raise DataError(
+                f"The scene {config.name!r} is missing. Expected it in one of these:{looked}\n{self.remedy} "
+                f"Or name the folder that holds it as the data root (--data-root, or {VARIABLE}). "
+                "The scene 'traced' needs no file."
+            )
+        return self.reader(config, path)
+
+    def find(self, root: Path) -> Path | None:
+        """Return the file or folder of the scene, if it is there."""
+        return next((root / place for place in self.places if (root / place).exists()), None)
+
+
+def _blender(name: str) -> SceneSource:
+    # The last two are folders of pictures of half the size, 400 x 400.
+    forms = ("nerf_synthetic/{}", "nerf/nerf_synthetic/{}", "nerf_synthetic_{}_400", "nerf/nerf_synthetic_{}_400")
+    remedy = f"Download nerf_synthetic.zip from {DRIVE} by hand (no checksum of it is published), and unpack it there."
+    return SceneSource(f"{name} (Blender)", blender.read, tuple(form.format(name) for form in forms), remedy)
+
+
+def _forward_facing(name: str) -> SceneSource:
+    forms = ("nerf_llff_data/{}", "nerf/nerf_llff_data/{}", "nerf_llff_{}", "nerf/nerf_llff_{}")
+    remedy = f"Download nerf_llff_data.zip from {DRIVE} by hand (no checksum of it is published), and unpack it there."
+    return SceneSource(f"{name} (photographs)", llff.read, tuple(form.format(name) for form in forms), remedy)
+
+
+def _tiny(title: str, file: str, remedy: str) -> SceneSource:
+    return SceneSource(title, tiny_scene.read, (file, f"nerf/{file}"), remedy)
 
 
 SCENES: dict[str, SceneSource] = {
     "traced": SceneSource("spheres on a disc, ray-traced here", lambda config, root: traced.read(config), ()),
+    "tiny-nerf": _tiny(
+        "lego, NeRF's tiny example",
+        "tiny_nerf_data.npz",
+        f"Download it from {TINY} by hand (no checksum of it is published), and put it there.",
+    ),
+    "tiny-lego": _tiny(
+        "lego's training views, as small",
+        "lego_100px_tiny_layout.npz",
+        "It is not published: 'lego' with a `shrink` that makes it 100 pixels wide shows the same on black.",
+    ),
+    **{name: _blender(name) for name in BLENDER},
+    **{name: _forward_facing(name) for name in FORWARD_FACING},
 }
 
 
-def scene_source(name: str) -> SceneSource:
-    """Return the row of the scene called ``name``.
+def scene_source(name: str, root: Path) -> SceneSource:
+    """Return the row of the scene called ``name``; one made up for a folder of that name under the root.
 
     Raises:
-        DataError: There is none of that name.
+        DataError: There is neither.
     """
-    if name not in SCENES:
-        raise DataError(f"There is no scene {name!r}.{nearest(name, SCENES)} There are: {', '.join(SCENES)}.")
-    return SCENES[name]
+    if name in SCENES:
+        return SCENES[name]
+    own = {blender.CAMERA_FILES["train"]: blender.read, llff.CAMERAS: llff.read}
+    for file, reader in own.items():
+        if (root / name / file).is_file():
+            return SceneSource(f"{name} (a folder of your own)", reader, (name,))
+    raise DataError(
+        f"There is no scene {name!r}.{nearest(name, SCENES)} There are: {', '.join(SCENES)}; "
+        f"or any folder under {root} that holds {' or '.join(own)}."
+    )
 
 
 def load_scene(config: SceneConfig, root: Path | str | None = None) -> Scene:
@@ -61,4 +138,5 @@ def load_scene(config: SceneConfig, root: Path | str | None = None) -> Scene:
     Raises:
         DataError: The scene is unknown, missing or damaged, or does not fit the configuration.
     """
-    return scene_source(config.check().name).read(config, data_root(root)).check()
+    folder = data_root(root)
+    return scene_source(config.check().name, folder).read(config, folder).check()

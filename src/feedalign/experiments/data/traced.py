@@ -1,8 +1,8 @@
 """A scene that is ray-traced here: three spheres on a chequered disc. No file, no network, the same everywhere.
 
-What a cloud of mean colour cannot imitate: sharp edges and shadows, a matt sphere, one with a Blinn-Phong highlight that
-moves with the camera, and one that mirrors the chequers. Cameras stand on a hemisphere and look at the middle; training,
-validation and test views spiral up it, each from another side.
+What a cloud of mean colour cannot imitate: sharp edges and shadows, a matt sphere, one with a Blinn-Phong highlight
+that moves with the camera, and one that mirrors the chequers. Cameras stand on a hemisphere and look at the middle;
+training, validation and test views spiral up it, each from another side.
 
 Letters: ``R`` rays, ``S`` spheres. z is up, and the unit of length is that of the scenes made with Blender: cameras are
 about 4 away, and all there is lies between 2 and 6.
@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 
 from feedalign.experiments.data.cameras import camera_rays, look_at
 from feedalign.experiments.data.scene_data import Scene, SceneConfig, Views, evenly
+from feedalign.experiments.errors import DataError
 
 VIEWS = {"train": 40, "validation": 4, "test": 6}
 DISTANCE, NEAR, FAR = 4.0, 2.0, 6.0
@@ -28,7 +29,9 @@ CENTRES = torch.tensor([(-0.45, 0.35, 0.0), (0.5, 0.3, -0.1), (0.05, -0.5, -0.2)
 RADII = torch.tensor([0.5, 0.4, 0.3], dtype=torch.float64)
 FLOOR, FLOOR_RADIUS, TILE = -0.5, 1.25, 0.3
 # Of the spheres, then of the floor.
-COLOURS = torch.tensor([(0.85, 0.2, 0.15), (0.3, 0.32, 0.35), (0.15, 0.45, 0.85), (0.9, 0.87, 0.8)], dtype=torch.float64)
+COLOURS = torch.tensor(
+    [(0.85, 0.2, 0.15), (0.3, 0.32, 0.35), (0.15, 0.45, 0.85), (0.9, 0.87, 0.8)], dtype=torch.float64
+)
 HIGHLIGHT = torch.tensor([0.0, 0.3, 0.6, 0.0], dtype=torch.float64)
 MIRROR = torch.tensor([0.0, 0.7, 0.0, 0.0], dtype=torch.float64)
 SHININESS = 40.0
@@ -52,7 +55,16 @@ class Hits(NamedTuple):
 
 
 def read(config: SceneConfig) -> Scene:
-    """Return the scene, traced in some seconds, always the same: levels of a byte, as from a file."""
+    """Return the scene, traced in some seconds, always the same: levels of a byte, as from a file.
+
+    Raises:
+        DataError: Its size is no multiple of what it is to be shrunk by.
+    """
+    if config.size % config.shrink:
+        raise DataError(
+            f"Expected a `size` of the scene {config.name!r} that is a multiple of `shrink`, {config.shrink}, found "
+            f"{config.size}. Do change one of them."
+        )
     white = config.background != "black"
     size = config.size // config.shrink
     focal = 0.5 * size / math.tan(ANGLE / 2)
@@ -170,4 +182,4 @@ def _paint(points: Tensor, things: Tensor) -> Tensor:
 
 def _sky(directions: Tensor) -> Tensor:
     height = normalize(directions, dim=1)[:, 2:].clamp(min=0)
-    return HORIZON + height * (ZENITH - HORIZON)
+    return torch.lerp(HORIZON, ZENITH, height)

@@ -1,0 +1,137 @@
+"""Scenes in the format of NeRF's Blender scenes: three camera files and folders of PNG with opacity.
+
+A scene's folder holds ``transforms_train.json``, ``transforms_val.json`` and ``transforms_test.json``. Each has the
+horizontal field of view, ``camera_angle_x`` in radians, and a list ``frames`` of ``file_path`` (``.png`` is added) and
+``transform_matrix``, a 4 x 4 matrix from the camera to the world. What there is to see lies between depths 2 and 6.
+
+References:
+    Mildenhall et al., *NeRF: representing scenes as neural radiance fields for view synthesis*, ECCV 2020.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from feedalign.experiments.data.cameras import checked_poses
+from feedalign.experiments.data.scene_data import Scene, SceneConfig, Views, evenly
+from feedalign.experiments.data.scene_images import read_parts
+from feedalign.experiments.errors import DataError
+
+CAMERA_FILES = {
+    part: f"transforms_{short}.json" for part, short in (("train", "train"), ("validation", "val"), ("test", "test"))
+}
+NEAR, FAR = 2.0, 6.0
+SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+class Cameras(NamedTuple):
+    """What one camera file says.
+
+    Attributes:
+        angle: Horizontal field of view, radians.
+        names: Of the pictures, as the file writes them, V.
+        images: Their files.
+        poses: ``[V, 3, 4]``, float64.
+    """
+
+    angle: float
+    names: list[str]
+    images: list[Path]
+    poses: Tensor
+
+    def views(self, images: Tensor, chosen: list[int]) -> Views:
+        """Return the chosen views, whose images have been read."""
+        return Views(images, self.poses[chosen].float(), tuple(self.names[number] for number in chosen))
+
+
+def read(config: SceneConfig, folder: Path) -> Scene:
+    """Return the scene in a folder; on white unless the configuration says black.
+
+    Raises:
+        DataError: A file is missing or damaged, a pose is not one, or the parts do not fit each other.
+    """
+    white = config.background != "black"
+    cameras = {part: read_cameras(folder / name) for part, name in CAMERA_FILES.items()}
+    angle = cameras["train"].angle
+    chosen: dict[str, list[int]] = {}
+    for part, found in cameras.items():
+        if not math.isclose(found.angle, angle, rel_tol=1e-4):
+            raise DataError(
+                f"{folder / CAMERA_FILES[part]}: expected the `camera_angle_x` of {CAMERA_FILES['train']}, {angle:g}, "
+                f"found {found.angle:g}. All views of a scene come from one camera: do correct it."
+            )
+        limit = config.limit if part == "train" else config.held_limit
+        chosen[part] = evenly(list(range(len(found.names))), limit)
+    files = {part: [cameras[part].images[number] for number in numbers] for part, numbers in chosen.items()}
+    images = read_parts(files, white=white, shrink=config.shrink)
+    height, width = images["train"].shape[1:3]
+    return Scene(
+        name=config.name,
+        **{part: cameras[part].views(images[part], numbers) for part, numbers in chosen.items()},
+        height=height,
+        width=width,
+        focal=0.5 * width / math.tan(angle / 2),
+        near=NEAR,
+        far=FAR,
+        ndc=False,
+        white=white,
+        depths=(NEAR, FAR),
+    )
+
+
+def read_cameras(path: Path) -> Cameras:
+    """Return what a camera file says.
+
+    Raises:
+        DataError: It is missing, no JSON, without frames, or has an entry that is not what it should be.
+    """
+    content = _json(path)
+    angle = content.get("camera_angle_x")
+    if not isinstance(angle, int | float) or not 0 < angle < math.pi:
+        raise DataError(
+            f"{path}: expected a field of view `camera_angle_x` between 0 and pi radians, found {angle!r}. Do add it."
+        )
+    frames = content.get("frames")
+    if not isinstance(frames, list) or not frames:
+        raise DataError(f"{path}: expected a list `frames` of at least one view, found none. Do list the pictures.")
+    names, poses = zip(*(_frame(path, number, frame) for number, frame in enumerate(frames)), strict=True)
+    checked = checked_poses(torch.stack(poses), list(names), str(path))
+    return Cameras(float(angle), list(names), [_image(path.parent, name) for name in names], checked)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise DataError(f"The camera file {path} is missing. Expected one for each part of a scene. Do put it there.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is damaged: expected JSON, found {error}. Do fetch it again.") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: expected a JSON object, found a {type(content).__name__}. Do fetch it again.")
+    return content
+
+
+def _frame(path: Path, number: int, frame: Any) -> tuple[str, Tensor]:
+    try:
+        name = Path(frame["file_path"]).as_posix()
+        matrix = torch.tensor(frame["transform_matrix"], dtype=torch.float64)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path}: expected `file_path` and a `transform_matrix` of numbers in frame {number}, found none "
+            f"({type(error).__name__}: {error}). Do correct that entry."
+        ) from error
+    if matrix.shape != (4, 4):
+        raise DataError(
+            f"{path}: expected a 4 x 4 `transform_matrix` in frame {number} ({name}), found one of shape "
+            f"{list(matrix.shape)}. Do correct that entry."
+        )
+    return name, matrix[:3]
+
+
+def _image(folder: Path, name: str) -> Path:
+    path = folder / name
+    return path if path.suffix.lower() in SUFFIXES else path.with_name(path.name + ".png")
