@@ -68,10 +68,13 @@ def read(config: SceneConfig, folder: Path) -> Scene:
         chosen[part] = evenly(list(range(len(found.names))), limit)
     files = {part: [cameras[part].images[number] for number in numbers] for part, numbers in chosen.items()}
     images = read_parts(files, white=white, shrink=config.shrink)
+    parts = {part: cameras[part].views(images[part], numbers) for part, numbers in chosen.items()}
     height, width = images["train"].shape[1:3]
     return Scene(
         name=config.name,
-        **{part: cameras[part].views(images[part], numbers) for part, numbers in chosen.items()},
+        train=parts["train"],
+        validation=parts["validation"],
+        test=parts["test"],
         height=height,
         width=width,
         focal=0.5 * width / math.tan(angle / 2),

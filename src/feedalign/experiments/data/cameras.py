@@ -57,9 +57,8 @@ def pixel_directions(rows: Tensor, columns: Tensor, height: int, width: int, foc
         width: W.
         focal: In pixels.
     """
-    shape = torch.broadcast_shapes(rows.shape, columns.shape)
-    right = ((columns + 0.5 - width / 2) / focal).expand(shape)
-    up = ((height / 2 - rows - 0.5) / focal).expand(shape)
+    right = (columns + 0.5 - width / 2) / focal + torch.zeros_like(rows)
+    up = (height / 2 - rows - 0.5) / focal + torch.zeros_like(columns)
     return torch.stack([right, up, -torch.ones_like(right)], dim=-1)
 
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from feedalign.experiments.data.cameras import checked_poses, recentred
@@ -66,13 +67,16 @@ def read(config: SceneConfig, folder: Path) -> Scene:
     images = read_parts({part: [files[number] for number in numbers] for part, numbers in chosen.items()}, white=white)
     height, width = images["train"].shape[1:3]
     _check_size(folder / CAMERAS, cameras, (height, width), files[chosen["train"][0]], config.shrink)
+    parts = {
+        part: Views(images[part], cameras.poses[numbers].float(), tuple(files[number].name for number in numbers))
+        for part, numbers in chosen.items()
+    }
     near, far = (0.0, 1.0) if config.ndc else (SLACK * cameras.depths[0], cameras.depths[1])
     return Scene(
         name=config.name,
-        **{
-            part: Views(images[part], cameras.poses[numbers].float(), tuple(files[number].name for number in numbers))
-            for part, numbers in chosen.items()
-        },
+        train=parts["train"],
+        validation=parts["validation"],
+        test=parts["test"],
         height=height,
         width=width,
         focal=cameras.focal * width / cameras.width,
@@ -153,11 +157,13 @@ def split(count: int, hold_out: int, what: str) -> dict[str, list[int]]:
     return parts
 
 
-def _rows(path: Path, count: int) -> "np.ndarray[tuple[int, int], np.dtype[np.float64]]":
+def _rows(path: Path, count: int) -> NDArray[np.float64]:
     if not path.is_file():
         raise DataError(f"The camera file {path} is missing. Expected one beside the pictures. Do put it there.")
     try:
-        rows = np.load(path, allow_pickle=False).astype(np.float64)  # never unpickle: that can run code
+        rows: NDArray[np.float64] = np.load(path, allow_pickle=False).astype(
+            np.float64
+        )  # never unpickle: that can run code
     except (OSError, ValueError, TypeError, AttributeError, EOFError) as error:
         raise DataError(
             f"{path} is damaged or of another format ({type(error).__name__}: {error}). Expected a NumPy array of "

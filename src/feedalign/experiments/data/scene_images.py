@@ -4,6 +4,7 @@ Letters: ``V`` views, ``H`` height and ``W`` width of a picture.
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,8 @@ def read_images(paths: Sequence[Path], *, white: bool, shrink: int = 1) -> Tenso
 def read_parts(files: dict[str, list[Path]], *, white: bool, shrink: int = 1) -> dict[str, Tensor]:
     """Return the pictures of each part of a scene, all of one size. Raises as :func:`read_images` does."""
     images = read_images([file for part in files.values() for file in part], white=white, shrink=shrink)
-    return dict(zip(files, images.split([len(part) for part in files.values()]), strict=True))
+    ends = list(accumulate(len(part) for part in files.values()))
+    return {part: images[end - len(files[part]) : end] for part, end in zip(files, ends, strict=True)}
 
 
 def read_image(path: Path, *, white: bool) -> Tensor:

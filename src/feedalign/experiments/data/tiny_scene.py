@@ -45,7 +45,9 @@ def read(config: SceneConfig, path: Path) -> Scene:
     parts = {part: every.pick(evenly(numbers[part], limit)) for part, limit in zip(PARTS, limits, strict=True)}
     return Scene(
         name=config.name,
-        **parts,
+        train=parts["train"],
+        validation=parts["validation"],
+        test=parts["test"],
         height=images.shape[1],
         width=images.shape[2],
         focal=focal / config.shrink,

@@ -77,7 +77,9 @@ def read(config: SceneConfig) -> Scene:
     reach = FLOOR_RADIUS + abs(FLOOR)
     return Scene(
         name=config.name,
-        **parts,
+        train=parts["train"],
+        validation=parts["validation"],
+        test=parts["test"],
         height=size,
         width=size,
         focal=focal,
