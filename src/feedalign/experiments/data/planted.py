@@ -79,9 +79,10 @@ def parts(categories: NDArray[np.int64], latent: Numbers) -> dict[str, Numbers]:
 
 def standardised(values: Numbers) -> Numbers:
     """Return values ``[F, C, K]`` with mean 0 and variance 1 over a field's categories, by their frequencies."""
-    centred = values - np.einsum("c,fck->fk", FREQUENCIES, values)[:, None]
-    deviations: Numbers = np.einsum("c,fck->fk", FREQUENCIES, centred**2) ** 0.5
-    return centred / deviations[:, None]
+    centred: Numbers = values - np.einsum("c,fck->fk", FREQUENCIES, values)[:, None]
+    deviations: Numbers = np.einsum("c,fck->fk", FREQUENCIES, centred**2)[:, None] ** 0.5
+    scaled: Numbers = centred / deviations
+    return scaled
 
 
 def expected_auc(probabilities: Numbers) -> float:
