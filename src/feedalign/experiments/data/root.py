@@ -20,12 +20,12 @@ class Place:
     Attributes:
         path: Relative to the data root.
         hash: ``"sha256:..."`` of the file in this form.
-        size: In bytes.
+        size: In bytes; None where only the hash is known.
     """
 
     path: str
     hash: str
-    size: int
+    size: int | None
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,14 @@ def data_root(root: Path | str | None = None) -> Path:
     return Path(chosen).expanduser()
 
 
-def check(path: Path, known_hash: str, size: int) -> Path:
+def check(path: Path, known_hash: str, size: int | None) -> Path:
     """Return the path of a file whose bytes are the expected ones.
 
     Raises:
         DataError: They are not.
     """
     found = path.stat().st_size
-    if found != size:
+    if size is not None and found != size:
         kind = "truncated" if found < size else "not the upstream file"
         raise DataError(
             f"{path} is {kind}: expected {size:,} bytes, found {found:,}. Delete it, and it will be downloaded again."
