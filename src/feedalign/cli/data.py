@@ -11,10 +11,11 @@ from feedalign.cli.options import Omitted
 from feedalign.errors import nearest
 from feedalign.experiments.data import DATASETS, data_root, source
 from feedalign.experiments.data.graphs import GRAPHS, graph_source
+from feedalign.experiments.data.scenes import SCENES, SceneSource
 from feedalign.experiments.errors import DataError
 from feedalign.experiments.tables import Table
 
-NAMES = (*DATASETS, *GRAPHS)
+NAMES = (*DATASETS, *GRAPHS, *SCENES)
 FEW = 4  # files are named, more are counted
 
 
@@ -31,7 +32,7 @@ class ListData:
     data_root: Omitted[Path] = None
 
     def run(self) -> None:
-        """Print a table of images and one of graphs."""
+        """Print a table of images, one of graphs and one of scenes."""
         root = data_root(self.data_root)
         images = Table(
             title=f"Data sets under {root}",
@@ -52,7 +53,16 @@ class ListData:
             ),
             text_columns=3,
         )
-        show(standard_output(), [images, graphs])
+        scenes = Table(
+            title=f"Scenes under {root}",
+            headings=("name", "scene", "files", "views"),
+            rows=tuple((name, row.title, _scene_place(root, row), f"{row.views:,}") for name, row in SCENES.items()),
+            notes=(
+                "No checksums of scenes are published, so none is downloaded: `feedalign data fetch NAME` says where to get one.",
+            ),
+            text_columns=3,
+        )
+        show(standard_output(), [images, graphs, scenes])
 
 
 @dataclass(frozen=True)
@@ -62,17 +72,17 @@ class CheckData:
     Example: feedalign data check mnist
 
     Attributes:
-        names: Which; all by default.
+        names: Which; by default all, but of the scenes only those that are there.
         data_root: Folder of data sets; by default that of FEEDALIGN_DATA, else the user's cache folder.
     """
 
-    names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAME [NAME ...]")] = NAMES
+    names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAME [NAME ...]")] = ()
     data_root: Omitted[Path] = None
 
     def run(self) -> None:
         """Print a line a data set; fail at the end if one is missing or damaged."""
         console, failed = standard_output(), []
-        for name in self.names:
+        for name in self.names or _expected(data_root(self.data_root)):
             try:
                 say(console, _read(name, self.data_root, download=False))
             except DataError as error:
@@ -89,7 +99,7 @@ class FetchData:
     Example: feedalign data fetch fashion-mnist
 
     Attributes:
-        name: Which: mnist, fashion-mnist, cifar10, cora, citeseer or pubmed.
+        name: Which: mnist, fashion-mnist, cifar10, cora, citeseer or pubmed. Of a scene it is said where to get it.
         data_root: Folder of data sets; by default that of FEEDALIGN_DATA, else the user's cache folder.
     """
 
@@ -108,10 +118,22 @@ def _where(root: Path, places: tuple[str, ...]) -> str:
     return "built in" if not places else ", ".join(present) or f"not there; a download goes to {places[0]}"
 
 
+def _scene_place(root: Path, row: SceneSource) -> str:
+    found = row.find(root)
+    if found is not None:
+        return found.relative_to(root).as_posix()
+    return f"not there; goes to {row.places[0]}" if row.places else "built in"
+
+
+def _expected(root: Path) -> tuple[str, ...]:
+    there = (name for name, row in SCENES.items() if not row.places or row.find(root))
+    return (*DATASETS, *GRAPHS, *there)
+
+
 def _read(name: str, root: Path | None, download: bool) -> str:
     if name not in NAMES:
         raise DataError(f"There is no data set {name!r}.{nearest(name, NAMES)} There are: {', '.join(NAMES)}.")
-    read = _read_graph if name in GRAPHS else _read_images
+    read = _read_scene if name in SCENES else _read_graph if name in GRAPHS else _read_images
     return read(name, data_root(root), download)
 
 
@@ -127,6 +149,16 @@ def _read_graph(name: str, root: Path, download: bool) -> str:
     row = graph_source(name)
     counts = row.read(root, download=download).check().counts
     return f"{name}: {counts['nodes']:,} nodes and {counts['edges']:,} edges, complete; {_checked(row.places)}."
+
+
+def _read_scene(name: str, root: Path, download: bool) -> str:
+    del download  # there is none
+    row = SCENES[name]
+    scene = row.read_small(name, root)
+    counts = [len(part) for part in (scene.train, scene.validation, scene.test)]
+    part = "" if sum(counts) == row.views else f" (a part: there are {row.views:,} in all)"
+    read = "every picture was read, but no hashes are known" if row.places else "built in, no file to check"
+    return f"{name}: {counts[0]:,} training, {counts[1]:,} validation and {counts[2]:,} test views{part}; {read}."
 
 
 def _checked(places: tuple[str, ...]) -> str:

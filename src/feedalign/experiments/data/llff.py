@@ -13,6 +13,7 @@ References:
     scenes as neural radiance fields for view synthesis*, ECCV 2020, for how it is used.
 """
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,6 +90,17 @@ def read(config: SceneConfig, folder: Path) -> Scene:
     )
 
 
+def shrinks(folder: Path) -> list[int]:
+    """Return by how much smaller than full size there are pictures of a scene, in rising order."""
+    names = [place.name for place in folder.glob("images*") if place.is_dir()]
+    return sorted(1 if name == "images" else int(name[7:]) for name in names if re.fullmatch(r"images(_\d+)?", name))
+
+
+def coarsest(folder: Path) -> int:
+    """Return by how much smaller than full size the smallest pictures of a scene are."""
+    return max(shrinks(folder), default=1)
+
+
 def pictures(folder: Path, shrink: int) -> list[Path]:
     """Return the files of the pictures ``shrink`` times smaller than the full-size ones, by name.
 
@@ -97,9 +109,7 @@ def pictures(folder: Path, shrink: int) -> list[Path]:
     """
     place = folder / (f"images_{shrink}" if shrink > 1 else "images")
     if not place.is_dir():
-        sizes = sorted(
-            (int(other.name.partition("_")[2] or 1) for other in folder.glob("images*") if _numbered(other)),
-        )
+        sizes = shrinks(folder)
         there = f"those for a `shrink` of {', '.join(map(str, sizes))}" if sizes else "none"
         raise DataError(
             f"The folder {place} is missing: expected pictures {shrink} times smaller than the full-size ones, "
@@ -186,7 +196,3 @@ def _check_size(path: Path, cameras: Cameras, size: tuple[int, int], file: Path,
             f"{cameras.width:g} x {cameras.height:g} made {shrink} times smaller), found {width} x {height}. "
             "Do take the pictures and cameras of one scene, and a `shrink` that fits."
         )
-
-
-def _numbered(folder: Path) -> bool:
-    return folder.is_dir() and (folder.name == "images" or folder.name.partition("_")[2].isdigit())

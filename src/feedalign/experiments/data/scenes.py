@@ -10,8 +10,8 @@ lego, chair, ...    100    100         200   800 x 800  a folder of each of the 
 fern, flower, ...   15-47  2-7         3-8   4032 wide  a folder of each of the eight forward-facing scenes
 ==================  =====  ==========  ====  =========  ==================================================
 
-A scene is looked for under the data root. There are no checksums of the official files, which lie where a program
-cannot fetch them, so they are not downloaded: the error says where to get them. Nothing in them is unpickled.
+A scene is looked for under the data root. No checksums of the official files are published, so they are not downloaded:
+the error says where to get them and how they must lie. Nothing in them is unpickled.
 A scene of your own is named by its folder under the data root (or by its full path), in one of the two formats of
 folders; in Blender's, what there is to see lies between depths 2 and 6.
 """
@@ -32,7 +32,16 @@ __all__ = ["SCENES", "Scene", "SceneConfig", "SceneSource", "Views", "load_scene
 DRIVE = "https://drive.google.com/drive/folders/128yBriW1IG_3NJ5Rp7APSTZsJqdJdfc1"
 TINY = "https://people.eecs.berkeley.edu/~bmild/nerf/tiny_nerf_data.npz"
 BLENDER = ("chair", "drums", "ficus", "hotdog", "lego", "materials", "mic", "ship")
-FORWARD_FACING = ("fern", "flower", "fortress", "horns", "leaves", "orchids", "room", "trex")
+FORWARD_FACING = {
+    "fern": 20,
+    "flower": 34,
+    "fortress": 42,
+    "horns": 62,
+    "leaves": 26,
+    "orchids": 25,
+    "room": 41,
+    "trex": 55,
+}
 
 Reader = Callable[[SceneConfig, Path], Scene]
 
@@ -45,13 +54,17 @@ class SceneSource:
         title: Its name as people write it.
         reader: Reads it from its file or folder.
         places: Where it is looked for under the data root.
+        views: How many there are of it in all; 0 where it is not known.
         remedy: How to come by it.
+        shrink: By how much its pictures can be made smaller, given where it lies.
     """
 
     title: str
     reader: Reader
     places: tuple[str, ...]
+    views: int = 0
     remedy: str = ""
+    shrink: Callable[[Path], int] = lambda path: 1
 
     def read(self, config: SceneConfig, root: Path) -> Scene:
         """Return the scene.
@@ -71,6 +84,11 @@ class SceneSource:
             )
         return self.reader(config, path)
 
+    def read_small(self, name: str, root: Path) -> Scene:
+        """Return the scene with small pictures, for which every file is read all the same. Raises as ``read`` does."""
+        path = self.find(root)
+        return self.read(SceneConfig(name, shrink=self.shrink(path) if path else 1), root).check()
+
     def find(self, root: Path) -> Path | None:
         """Return the file or folder of the scene, if it is there."""
         return next((root / place for place in self.places if (root / place).exists()), None)
@@ -79,34 +97,43 @@ class SceneSource:
 def _blender(name: str) -> SceneSource:
     # The last two are folders of pictures of half the size, 400 x 400.
     forms = ("nerf_synthetic/{}", "nerf/nerf_synthetic/{}", "nerf_synthetic_{}_400", "nerf/nerf_synthetic_{}_400")
-    remedy = f"Download nerf_synthetic.zip from {DRIVE} by hand (no checksum of it is published), and unpack it there."
-    return SceneSource(f"{name} (Blender)", blender.read, tuple(form.format(name) for form in forms), remedy)
+    places = tuple(form.format(name) for form in forms)
+    return SceneSource(f"{name} (Blender)", blender.read, places, 400, _unpack("nerf_synthetic.zip"), lambda path: 8)
 
 
-def _forward_facing(name: str) -> SceneSource:
+def _forward_facing(name: str, views: int) -> SceneSource:
     forms = ("nerf_llff_data/{}", "nerf/nerf_llff_data/{}", "nerf_llff_{}", "nerf/nerf_llff_{}")
-    remedy = f"Download nerf_llff_data.zip from {DRIVE} by hand (no checksum of it is published), and unpack it there."
-    return SceneSource(f"{name} (photographs)", llff.read, tuple(form.format(name) for form in forms), remedy)
+    places = tuple(form.format(name) for form in forms)
+    remedy = _unpack("nerf_llff_data.zip")
+    return SceneSource(f"{name} (photographs)", llff.read, places, views, remedy, llff.coarsest)
 
 
-def _tiny(title: str, file: str, remedy: str) -> SceneSource:
-    return SceneSource(title, tiny_scene.read, (file, f"nerf/{file}"), remedy)
+def _unpack(archive: str) -> str:
+    return f"Download {archive} from {DRIVE} by hand (no checksum of it is published), and unpack it there."
+
+
+def _tiny(title: str, file: str, views: int, remedy: str) -> SceneSource:
+    return SceneSource(title, tiny_scene.read, (file, f"nerf/{file}"), views, remedy)
 
 
 SCENES: dict[str, SceneSource] = {
-    "traced": SceneSource("spheres on a disc, ray-traced here", lambda config, root: traced.read(config), ()),
+    "traced": SceneSource(
+        "spheres on a disc, traced here", lambda config, root: traced.read(config), (), sum(traced.VIEWS.values())
+    ),
     "tiny-nerf": _tiny(
-        "lego, NeRF's tiny example",
+        "NeRF's tiny example, lego",
         "tiny_nerf_data.npz",
+        106,
         f"Download it from {TINY} by hand (no checksum of it is published), and put it there.",
     ),
     "tiny-lego": _tiny(
         "lego's training views, as small",
         "lego_100px_tiny_layout.npz",
+        100,
         "It is not published: 'lego' with a `shrink` that makes it 100 pixels wide shows the same on black.",
     ),
     **{name: _blender(name) for name in BLENDER},
-    **{name: _forward_facing(name) for name in FORWARD_FACING},
+    **{name: _forward_facing(name, views) for name, views in FORWARD_FACING.items()},
 }
 
 

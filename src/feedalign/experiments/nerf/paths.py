@@ -19,7 +19,7 @@ PERCENTILE = 0.9  # of the cameras' distances from their middle: how wide the sp
 BEGIN, END, FAR_SHARE = 0.9, 5.0, 0.75
 
 
-def render_path(scene: Scene, count: int) -> Tensor:
+def scene_path(scene: Scene, count: int) -> Tensor:
     """Return poses ``[count, 3, 4]`` for a film: a spiral for a forward-facing scene, and else a turntable.
 
     The turntable is as far away as the training views are on average.
