@@ -194,7 +194,7 @@ class Training(ABC, Generic[ConfigT]):
         for loss in self.batches():
             value = loss.item()
             self.require_finite(value)
-            self.accelerator.backward(loss)
+            self.backward(loss)
             self.optimiser.step()
             self.schedule.step()
             self.optimiser.zero_grad()
@@ -203,6 +203,10 @@ class Training(ABC, Generic[ConfigT]):
             self.progress.step(self.epoch + 1, self.step, value)
             yield
             began = time.perf_counter()
+
+    def backward(self, loss: Tensor) -> None:
+        """Send a loss back. A subclass may do something with the gradients before the step, such as clip them."""
+        self.accelerator.backward(loss)
 
     def require_finite(self, loss: float) -> None:
         """Raise if training has left the numbers.
