@@ -12,7 +12,7 @@ from torch import Tensor
 import feedalign as fa
 from feedalign.experiments.configured_rule import feedback_for, rule_for
 from feedalign.experiments.data.graphs import GraphConfig, GraphData, LinkData, LinkPart, link_split
-from feedalign.experiments.graph.lines import lean
+from feedalign.experiments.lines import lean
 from feedalign.experiments.models.gae import GAE, GAEConfig
 from feedalign.experiments.names import short_name, transports
 from feedalign.experiments.optimisation import OptimiserConfig

@@ -15,7 +15,7 @@ from feedalign.experiments.data import Samples
 from feedalign.experiments.data.graphs import GraphData, neighbour_batches
 from feedalign.experiments.embedding import embed
 from feedalign.experiments.graph.config import Config
-from feedalign.experiments.graph.lines import lean
+from feedalign.experiments.lines import lean
 from feedalign.experiments.models.network import GraphNetwork
 from feedalign.experiments.progress import Progress
 from feedalign.experiments.training import Training
