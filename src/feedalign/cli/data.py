@@ -57,9 +57,7 @@ class ListData:
             title=f"Scenes under {root}",
             headings=("name", "scene", "files", "views"),
             rows=tuple((name, row.title, _scene_place(root, row), f"{row.views:,}") for name, row in SCENES.items()),
-            notes=(
-                "No checksums of scenes are published, so none is downloaded: `feedalign data fetch NAME` says where to get one.",
-            ),
+            notes=("No scene is downloaded, for want of checksums: `feedalign data fetch NAME` says where to get it.",),
             text_columns=3,
         )
         show(standard_output(), [images, graphs, scenes])
