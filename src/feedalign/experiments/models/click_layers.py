@@ -1,0 +1,108 @@
+"""What the networks for click logs share: one table for the categories of all fields, hidden layers, points.
+
+Letters: ``N`` rows, ``F`` fields, ``V`` categories of all fields together, ``D`` width of an embedding.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Table(nn.Module):
+    """A vector for every category of every field, in one table: a row of indices is one look-up.
+
+    The first values are those of Glorot & Bengio 2010 for a matrix of this shape: the more categories, the smaller.
+
+    Args:
+        sizes: Categories of each field. An index counts from 0 within its field.
+        width: ``D``.
+        sparse: Whether the gradient holds only the rows that a batch names. The time of a step then does not grow with
+            ``V``, and the optimiser must be one that takes such gradients.
+
+    Shapes:
+        ``[N, F]``, integers, to ``[N, F, D]``.
+    """
+
+    offsets: Tensor
+
+    def __init__(self, sizes: Sequence[int], width: int, sparse: bool = False) -> None:
+        super().__init__()
+        self.sparse = sparse
+        self.weight = nn.Parameter(torch.empty(sum(sizes), width))
+        nn.init.xavier_uniform_(self.weight)
+        first = torch.tensor([0, *accumulate(sizes[:-1])])
+        self.register_buffer("offsets", first, persistent=False)
+
+    def forward(self, indices: Tensor) -> Tensor:
+        """Return the vectors of the categories."""
+        return F.embedding(indices + self.offsets, self.weight, sparse=self.sparse)
+
+
+class FirstOrder(nn.Module):
+    """A weight for every category, summed over fields: logistic regression.
+
+    The first weights are zero, so that before training no category is thought better than another.
+
+    Args:
+        sizes: Categories of each field.
+        sparse: As for :class:`Table`.
+
+    Shapes:
+        ``[N, F]``, integers, to ``[N, 1]``.
+    """
+
+    def __init__(self, sizes: Sequence[int], sparse: bool = False) -> None:
+        super().__init__()
+        self.table = Table(sizes, 1, sparse)
+        nn.init.zeros_(self.table.weight)
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, indices: Tensor) -> Tensor:
+        """Return the sum of the weights."""
+        return self.table(indices).sum(1) + self.bias  # type: ignore[no-any-return]
+
+
+def hidden_layers(inputs: int, widths: Sequence[int], dropout: float) -> nn.Sequential:
+    """Return hidden layers, each one module: linear, batch normalisation, ReLU, dropout.
+
+    Args:
+        inputs: Width of what comes in.
+        widths: Of the layers.
+        dropout: Probability of zeroing a unit.
+    """
+    return nn.Sequential(
+        *(
+            nn.Sequential(nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU(), nn.Dropout(dropout))
+            for before, after in zip((inputs, *widths[:-1]), widths, strict=True)
+        )
+    )
+
+
+class ClickNetwork(nn.Module, ABC):
+    """A network that says how likely a row is a click.
+
+    Attributes:
+        points: The feedback points, names of modules, from the input to the output; none where nothing is hidden.
+        sealed: Modules at which the backward pass is cut too, and to which no signal is sent. What lies below learns
+            through its other ways to the output, or not at all.
+    """
+
+    points: tuple[str, ...] = ()
+    sealed: tuple[str, ...] = ()
+
+    @abstractmethod
+    def forward(self, indices: Tensor) -> Tensor:
+        """Return the logits ``[N, 1]`` of rows of indices ``[N, F]``."""
+
+    def sparse_tables(self) -> list[nn.Parameter]:
+        """Return the parameters whose gradients are sparse."""
+        return [module.weight for module in self.modules() if isinstance(module, Table) and module.sparse]
+
+
+def names(prefix: str, count: int) -> tuple[str, ...]:
+    """Return the names of the first modules of a list of modules: ``("mlp.0", "mlp.1")``."""
+    return tuple(f"{prefix}.{number}" for number in range(count))
