@@ -166,9 +166,7 @@ def test_what_the_camera_sees_fills_the_cube():
 
 
 def test_rays_that_do_not_point_forward_have_no_device_coordinates():
-    with pytest.raises(
-        ValueError, match=r"Expected rays that point forward .* Use them for forward-facing scenes only"
-    ):
+    with pytest.raises(ValueError, match=r"Expected rays that point forward .* for forward-facing scenes only"):
         ndc_rays(torch.zeros(2, 3), torch.tensor([[0.0, 0, -1], [0.0, 1, 0]]), 4, 4, 2.0)
 
 

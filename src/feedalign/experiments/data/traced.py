@@ -111,8 +111,8 @@ def picture(pose: Tensor, size: int, focal: float, white: bool, samples: int = S
     fine = size * samples
     origins, directions = camera_rays(pose, fine, fine, focal * samples)
     colours = colour(origins.reshape(-1, 3), directions.reshape(-1, 3), background=torch.full((3,), float(white)))
-    means = colours.view(size, samples, size, samples, 3).mean(dim=(1, 3))
-    return (means.clamp(0, 1) * 255).round().div(255).float()
+    means = colours.clamp(0, 1).view(size, samples, size, samples, 3).mean(dim=(1, 3))
+    return (means * 255).round().div(255).float()
 
 
 def colour(origins: Tensor, directions: Tensor, background: Tensor | None = None, bounces: int = 1) -> Tensor:
