@@ -52,12 +52,12 @@ class Bars:
         self.console, self.runs, self.begun, self.name = console, runs, 0, ""
         self.bars: RichProgress | None = None
         self.task = TaskID(0)
-        self.steps, self.accuracy = 0, ""
+        self.steps, self.figure = 0, ""
 
     def start(self, name: str, rule: str, seed: int, epochs: int, steps: int) -> None:
         """Draw a new bar, under the name of the configuration where that is another one."""
         self.begun += 1
-        self.steps, self.accuracy = steps, ""
+        self.steps, self.figure = steps, ""
         if name != self.name:
             self.name = name
             say(self.console, name)
@@ -78,12 +78,12 @@ class Bars:
         """Move the bar."""
         if self.bars is not None:
             epochs = self.bars.tasks[0].fields["epochs"]
-            state = f"epoch {epoch}/{epochs} step {step}/{self.steps} loss {readable(loss)}{self.accuracy}"
+            state = f"epoch {epoch}/{epochs} step {step}/{self.steps} loss {readable(loss)}{self.figure}"
             self.bars.update(self.task, completed=(epoch - 1) * self.steps + step, state=state)
 
     def epoch(self, line: dict[str, Any]) -> None:
-        """Show the accuracy of the epoch from now on."""
-        self.accuracy = f" acc {100 * _accuracy(line)[1]:.1f} %"
+        """Show the accuracy (or what stands for it) of the epoch from now on."""
+        self.figure = f" {_figure(line)[1]}"
 
     def message(self, text: str) -> None:
         """Print a sentence above the bar."""
@@ -125,8 +125,7 @@ class OneBar:
 
     def epoch(self, line: dict[str, Any]) -> None:
         """Show how far the run is."""
-        figure = 100 * _accuracy(line)[1]
-        state = rf"{self.title} \[{line['epoch']}/{self.epochs}] {figure:.1f} %"
+        state = rf"{self.title} \[{line['epoch']}/{self.epochs}] {_figure(line)[1]}"
         self.bars.update(self.task, state=state)
 
     def message(self, text: str) -> None:
@@ -167,13 +166,13 @@ class Lines:
         ends = line["epoch"] == self.epochs and self.each_run
         if ends or time.monotonic() - self.printed >= LINE_SECONDS:
             self.printed = time.monotonic()
-            part, accuracy = _accuracy(line)
+            words, _, figure = _figure(line)
             number = "" if self.each_run else f"[{self.begun}/{self.runs}] "
             say(
                 self.console,
                 f"  {number}{self.title}: epoch {line['epoch']}/{self.epochs}, "
                 f"training loss {readable(line['train_loss'])}, "
-                f"{part} accuracy {100 * accuracy:.2f} %, {line['seconds']:.1f} s",
+                f"{words} {figure}, {line['seconds']:.1f} s",
             )
 
     def message(self, text: str) -> None:
@@ -184,12 +183,17 @@ class Lines:
         """Say nothing: the last epoch has its line."""
 
 
-def _accuracy(line: dict[str, Any]) -> tuple[str, float]:
-    """Return the part that an epoch's accuracy is shown for, and the accuracy: training where nothing is held out.
+def _figure(line: dict[str, Any]) -> tuple[str, str, str]:
+    """Return what tells how well an epoch does, what it is called, in short, and in full.
 
-    Where links are foretold, it is the area under the ROC curve.
+    It is the accuracy on validation data, or on training data where nothing is held out; where links are foretold it is
+    the area under the ROC curve, and where pictures are rendered the peak signal-to-noise ratio.
     """
+    if "validation_psnr" in line:
+        return "validation PSNR", f"{line['validation_psnr']:.1f} dB", f"{line['validation_psnr']:.2f} dB"
     if "validation_auc" in line:
-        return "validation", line["validation_auc"]
-    part = "training" if math.isnan(line["validation_accuracy"]) else "validation"
-    return part, line["train_accuracy" if part == "training" else "validation_accuracy"]
+        part, accuracy = "validation", line["validation_auc"]
+    else:
+        part = "training" if math.isnan(line["validation_accuracy"]) else "validation"
+        accuracy = line["train_accuracy" if part == "training" else "validation_accuracy"]
+    return f"{part} accuracy", f"acc {100 * accuracy:.1f} %", f"{100 * accuracy:.2f} %"
