@@ -26,7 +26,7 @@ WHOLE = ClickSource(
     "https://www.kaggle.com/c/avazu-ctr-prediction/data.",
 )
 SAMPLE = ClickSource(
-    "Avazu, 8,998 rows of the first hour",
+    "Avazu, 8,999 rows of the first hour",
     CSV,
     (
         (
@@ -47,6 +47,6 @@ SAMPLE = ClickSource(
             ),
         ),
     ),
-    8_998,
+    8_999,
     "It lies in data/avazu of https://github.com/Lapis-Hong/Wide-ResDNN.",
 )

@@ -76,10 +76,10 @@ def cached(name: str, paths: Sequence[Path], recipe: Recipe, root: Path, progres
     folder = root / f"{name}-{_key(paths, recipe, root)}"
     if not folder.exists():
         building = writable_folder(root / f".{folder.name}")
+        # That folder stays, empty: another process may wait for its lock.
         with exclusive(building, wait=-1):
             if not folder.exists():
                 _build_whole(paths, recipe, building / "content", folder, progress)
-        shutil.rmtree(building, ignore_errors=True)
     return _opened(name, folder)
 
 
@@ -126,8 +126,7 @@ def _build_whole(paths: Sequence[Path], recipe: Recipe, content: Path, folder: P
 
 
 def _build(paths: Sequence[Path], recipe: Recipe, content: Path, progress: Progress) -> None:
-    rows = count_rows(paths, recipe.layout)
-    rows = rows if recipe.rows is None else min(rows, recipe.rows)
+    rows = count_rows(paths, recipe.layout, recipe.rows)
     if rows < FEWEST:
         raise DataError(
             f"Expected at least {FEWEST} rows, so that there are some to train, validate and test on; found {rows} in "

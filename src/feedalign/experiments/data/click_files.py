@@ -87,18 +87,21 @@ def read_blocks(
             left = None if left is None else left - len(parsed.labels)
 
 
-def count_rows(paths: Sequence[Path], layout: Layout, *, block: int = BLOCK) -> int:
-    """Return how many rows files have.
+def count_rows(paths: Sequence[Path], layout: Layout, limit: int | None = None, *, block: int = BLOCK) -> int:
+    """Return how many rows files have, or ``limit`` if they have more, of which no more are read then.
 
     Raises:
         DataError: A file cannot be read, is truncated or has no rows.
     """
     total = 0
     for path in paths:
-        found = sum(text.count(b"\n") for _, text in _data_lines(path, layout, block))
-        if not found:
+        before = total
+        for _, text in _data_lines(path, layout, block):
+            total += text.count(b"\n")
+            if limit is not None and total >= limit:
+                return limit
+        if total == before:
             raise DataError(f"{path} is empty: expected rows of {len(layout.columns)} columns, found none.")
-        total += found
     return total
 
 

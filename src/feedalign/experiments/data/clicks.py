@@ -8,7 +8,7 @@ criteo          45,840,617  39      Criteo Kaggle: 13 integers, 26 categories   
 criteo-sample   8,000       39      the first rows of it                                   by hand
 criteo-indexed  20,000      39      other rows of it, whose integers are categories too    by hand
 avazu           40,428,967  22      Avazu                                                  by hand
-avazu-sample    8,998       22      of its first hour                                      by hand
+avazu-sample    8,999       22      of its first hour                                      by hand
 movielens-100k  100,000     2       user and film; a rating above 3 is positive            yes
 movielens-1m    1,000,209   2       the same                                               yes
 ==============  ==========  ======  =====================================================  ==========
