@@ -11,7 +11,7 @@ from torch import Tensor
 
 from feedalign.experiments.data.scenes import Scene
 from feedalign.experiments.files import write_atomically
-from feedalign.experiments.nerf.paths import render_path
+from feedalign.experiments.nerf.paths import scene_path
 from feedalign.experiments.nerf.rendering import Radiance
 from feedalign.experiments.nerf.views import Picture, render, some, strip
 
@@ -36,7 +36,7 @@ def keep_pictures(model: Radiance, scene: Scene, directory: Path, count: int) ->
         picture = render(model, scene, pose)
         for what, colours in ((TRUTH, truth.cpu()), (SEEN, picture.colour), (DEPTH, depth_colours(picture, scene))):
             written.append(write_png(directory / view_file(number, what), colours))
-    colours = strip(model, scene, render_path(scene, FRAMES).to(scene.train.poses))
+    colours = strip(model, scene, scene_path(scene, FRAMES).to(scene.train.poses))
     return [*written, write_png(directory / STRIP, colours)]
 
 
