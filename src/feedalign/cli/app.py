@@ -14,8 +14,10 @@ from feedalign.cli.report import Report
 from feedalign.cli.table import ShowTable
 from feedalign.cli.theory import Theory
 from feedalign.cli.train import TrainVision
+from feedalign.cli.train_ctr import TrainCtr
 from feedalign.cli.train_graph import TrainGae, TrainGraph
 from feedalign.cli.tune import TuneVision
+from feedalign.cli.tune_ctr import TuneCtr
 from feedalign.cli.tune_graph import TuneGraph
 
 DESCRIPTION = """\
@@ -27,6 +29,7 @@ random matrices. These commands compare the two (and "shallow", where only the l
   feedalign train vision --data mnist                 the same on MNIST
   feedalign train vision --data mnist --rule all      and with every rule of the family
   feedalign train graph                               networks that classify the nodes of a graph
+  feedalign train ctr                                 networks that tell which rows of a log are clicks
   feedalign tune vision --preset mnist-rules          find learning rates, with equal budgets
   feedalign report runs/demo                          tables and pictures
   feedalign bench step --cases mlp-8x1024             time of a training step
@@ -73,8 +76,10 @@ def _app() -> SubcommandApp:
     train.command(name="vision")(TrainVision)
     train.command(name="graph")(TrainGraph)
     train.command(name="gae")(TrainGae)
+    train.command(name="ctr")(TrainCtr)
     tune.command(name="vision")(TuneVision)
     tune.command(name="graph")(TuneGraph)
+    tune.command(name="ctr")(TuneCtr)
     bench.command(name="step")(BenchStep)
     bench.command(name="memory")(BenchMemory)
     bench.command(name="feedback")(BenchFeedback)

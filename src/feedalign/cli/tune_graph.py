@@ -78,7 +78,7 @@ class TuneGraph:
         show(console, [studies_table(summary) for summary in summaries])
         say(console, f"\nTrials and choices: {self.output}/*/{TUNING}")
         if self.keep is not None:
-            self.keep.write_text(_lines(chosen(self.output)), encoding="utf-8")
+            self.keep.write_text(settings_text(chosen(self.output)), encoding="utf-8")
             say(console, f"Kept: {self.keep}")
 
     @property
@@ -88,7 +88,7 @@ class TuneGraph:
         return (*(models(networks) if networks else ()), *((AUTOENCODER,) if AUTOENCODER in self.model else ()))
 
 
-def _lines(found: dict[str, dict[str, dict[str, float]]]) -> str:
+def settings_text(found: dict[str, dict[str, dict[str, float]]]) -> str:
     """Return the settings as JSON, a rule a line, so that a change shows."""
     cells = [
         f' "{name}": {{\n' + ",\n".join(f'  "{rule}": {to_json(one)}' for rule, one in by_rule.items()) + "\n }"

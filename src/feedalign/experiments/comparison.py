@@ -53,6 +53,11 @@ def compare(runs: Iterable[Run]) -> list[Comparison]:
     return [_comparison(name, list(group)) for name, group in groupby(by_name, key=lambda run: run.record.name)]
 
 
+def classified(runs: Iterable[Run]) -> list[Run]:
+    """Return the runs that are told by a test accuracy. Those of other experiments have tables of their own."""
+    return [run for run in runs if "test_accuracy" in run.record.metrics.get("best", {})]
+
+
 def _comparison(name: str, runs: list[Run]) -> Comparison:
     by_rule: dict[str, list[Run]] = {}
     for run in runs:

@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 
 from feedalign.bench.plots import PICTURES
 from feedalign.experiments import plots
-from feedalign.experiments.comparison import compare
+from feedalign.experiments.comparison import classified, compare
+from feedalign.experiments.ctr.pictures import ctr_pictures
 from feedalign.experiments.files import writable_folder, write_atomically
 from feedalign.experiments.graph.tables import pictured
 from feedalign.experiments.records import load_all
@@ -33,7 +34,8 @@ def write_pictures(folder: Path, output: Path) -> list[Path]:
 
 
 def _figures(folder: Path) -> Iterator[tuple[str, Figure]]:
-    for comparison in compare(pictured(load_all(folder))):
+    yield from ctr_pictures(load_all(folder))
+    for comparison in compare(pictured(classified(load_all(folder)))):
         drawn = {
             "learning-curves": plots.learning_curves(comparison),
             "alignment": plots.alignment_over_time(comparison),

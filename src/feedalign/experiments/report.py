@@ -17,7 +17,9 @@ from feedalign.bench.tables import bench_tables
 from feedalign.experiments import plots
 from feedalign.experiments.accuracy_tables import accuracy_table
 from feedalign.experiments.alignment_tables import alignment_tables
-from feedalign.experiments.comparison import Comparison, accuracy, compare, flat
+from feedalign.experiments.comparison import Comparison, accuracy, classified, compare, flat
+from feedalign.experiments.ctr.pictures import ctr_pictures
+from feedalign.experiments.ctr.tables import ctr_tables
 from feedalign.experiments.errors import RecordError
 from feedalign.experiments.files import writable_folder, write_atomically
 from feedalign.experiments.findings import findings
@@ -93,7 +95,8 @@ def load_benches(folder: Path) -> list[dict[str, Any]]:
 def render(runs: list[Run], benches: list[dict[str, Any]], studies: Sequence[tuple[Study, Written]] = ()) -> str:
     """Return the report as HTML, the same text for the same records."""
     sections = [_graph_section(tables)] if (tables := graph_tables(runs)) else []
-    sections += [_comparison_section(comparison) for comparison in compare(pictured(runs))]
+    sections += [_ctr_section(tables, runs)] if (tables := ctr_tables(runs)) else []
+    sections += [_comparison_section(comparison) for comparison in compare(pictured(classified(runs)))]
     sections += [_bench_section(record) for record in benches]
     sections += [_study_section(study, record) for study, record in studies]
     started = [record["started"] for record in (*benches, *(record for _, record in studies))]
@@ -112,6 +115,16 @@ def render(runs: list[Run], benches: list[dict[str, Any]], studies: Sequence[tup
 def _graph_section(tables: Sequence[Table]) -> Section:
     """Return all tables of graph networks; only some of these have a section with pictures too."""
     return Section("Graph networks", [], [Markup(to_html(table)) for table in tables], [], [])
+
+
+def _ctr_section(tables: Sequence[Table], runs: Sequence[Run]) -> Section:
+    """Return all tables and pictures of networks for click logs."""
+    drawn = zip(ctr_pictures(runs), ctr_pictures(runs, stacked=True), strict=True)
+    pictures = [
+        Picture(_address(wide), _address(narrow), str(wide.get_label()), str(wide.get_label()))
+        for (_, wide), (_, narrow) in drawn
+    ]
+    return Section("Click logs", [], [Markup(to_html(table)) for table in tables], pictures, [])
 
 
 def _comparison_section(comparison: Comparison) -> Section:

@@ -10,7 +10,9 @@ from typing import Any
 from feedalign.bench.tables import TABLES, bench_tables, ratio_table
 from feedalign.experiments.accuracy_tables import accuracy_table, overview_table, rules_table
 from feedalign.experiments.alignment_tables import alignment_tables
-from feedalign.experiments.comparison import Comparison, compare
+from feedalign.experiments.comparison import Comparison, classified, compare
+from feedalign.experiments.ctr.cells import CTR
+from feedalign.experiments.ctr.tables import ctr_tables
 from feedalign.experiments.errors import RecordError
 from feedalign.experiments.files import write_atomically
 from feedalign.experiments.graph.tables import GRAPH, graph_tables, of_graphs, tuned_runs
@@ -44,6 +46,7 @@ def tables(folder: Path) -> list[Table]:
     comparisons, benches, studies = _read(folder)
     found = [table for one in comparisons for table in (accuracy_table(one), *alignment_tables(one))]
     found += graph_tables(load_all(folder))
+    found += ctr_tables(load_all(folder))
     found += [table for record in benches for table in bench_tables(record)]
     return [*found, *(table for study, record in studies for table in study.tables(record))]
 
@@ -154,11 +157,26 @@ def graph(folder: Path) -> list[Table]:
     return found
 
 
+def ctr(folder: Path) -> list[Table]:
+    """Return the tables of networks for click logs.
+
+    Raises:
+        RecordError: There is no record of one.
+    """
+    found = ctr_tables(load_all(folder))
+    if not found:
+        raise RecordError(
+            f"Expected records of click logs at or below {folder}, found none. `feedalign train ctr` makes some."
+        )
+    return found
+
+
 BLOCKS: dict[str, Callable[[Path], Sequence[Block]]] = {
     "results": tables,
     "overview": overview,
     "rules": rules,
     GRAPH: graph,
+    CTR: ctr,
     **{kind: partial(bench, kind) for kind in TABLES},
     "theory-claims": theory_claims,
     **{study.experiment: partial(theory, study.name) for study in STUDIES.values()},
@@ -228,5 +246,5 @@ def _read(folder: Path) -> tuple[list[Comparison], list[dict[str, Any]], list[tu
     runs, benches, studies = load_all(folder), load_benches(folder), studied(folder)
     if not runs and not benches and not studies:
         raise RecordError(f"Expected at least one {RECORD} at or below {folder}, found none.")
-    # Graph networks have tables of their own.
-    return compare(run for run in runs if not of_graphs(run)), benches, studies
+    # Graph networks have tables of their own, and so has what is not told by an accuracy.
+    return compare(run for run in classified(runs) if not of_graphs(run)), benches, studies

@@ -241,9 +241,7 @@ def chosen(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
     """
     files = sorted(folder.glob(f"*/{TUNING}"))
     if not files:
-        raise RecordError(
-            f"Expected folders with a {TUNING} in {folder}, found none. `feedalign tune graph` makes some."
-        )
+        raise RecordError(f"Expected folders with a {TUNING} in {folder}, found none. `feedalign tune` makes some.")
     return {summary["name"]: summary["chosen"] for summary in map(read_json, files)}
 
 
