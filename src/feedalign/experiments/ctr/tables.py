@@ -163,9 +163,9 @@ def alignment_table(cells: Cells, suffix: str, words: str) -> Table | None:
         rows=tuple(rows),
         notes=(
             "Cosine, per validation row, between the signal at the point farthest from the output and the gradient "
-            "that backpropagation would have given it. A row's signal is its error times one fixed vector; its gradient "
-            "is its error times a vector of its own: the error cancels out, sign and all. At a point under a linear "
-            "layer the gradients of all rows are parallel, and so all cosines are equal. "
+            "that backpropagation would have given it. A row's signal is its error times one fixed vector, and its "
+            "gradient is its error times a vector of its own: the error cancels out, sign and all. At a point under a "
+            "linear layer the gradients of all rows are parallel, and so all cosines are equal. "
             f"Published: {published()['source']}, on all of Criteo.",
         ),
         text_columns=3,
