@@ -4,7 +4,7 @@ References:
     Avazu, *Click-Through Rate Prediction*, Kaggle, 2014.
 """
 
-from feedalign.experiments.data.click_files import Layout
+from feedalign.experiments.data.click_layout import Layout
 from feedalign.experiments.data.click_sources import ClickFile, ClickSource
 
 CATEGORIES = (

@@ -18,7 +18,8 @@ import pooch
 from numpy.typing import NDArray
 
 from feedalign.experiments.data.click_data import PARTS, Clicks, consecutive, part_sizes
-from feedalign.experiments.data.click_files import Layout, count_rows, read_blocks
+from feedalign.experiments.data.click_files import count_rows, read_blocks
+from feedalign.experiments.data.click_layout import Layout
 from feedalign.experiments.data.vocabulary import Counts, Vocabulary
 from feedalign.experiments.errors import DataError, OutputError
 from feedalign.experiments.files import exclusive, writable_folder, write_atomically

@@ -1,65 +1,22 @@
-"""Files of click logs, plain or gzip: read block by block, and every line checked.
+"""Files of click logs, plain or gzip, read block by block.
 
 What is wrong with a file is said with its name, the line and the reason; nothing is guessed or skipped.
 """
 
 import gzip
-import io
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple, NoReturn
+from typing import IO
 
 import numpy as np
-import polars as pl
 
-from feedalign.experiments.data.click_data import Labels
-from feedalign.experiments.data.vocabulary import LONGEST, MISSING, Keys, log_bins, ordered, packed
+from feedalign.experiments.data.click_layout import Block, Layout
 from feedalign.experiments.errors import DataError
 
 BLOCK = 16 * 2**20
 GZIP = b"\x1f\x8b"
 NEWLINE = ord("\n")
-CLICKED = (("0", 0), ("1", 1))
-SEPARATORS = {"\t": "tabs", ",": "commas"}
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How the lines of a file are made. A first line that holds the names of the columns is known as such.
-
-    Attributes:
-        columns: Their names, in order.
-        label: The column of the label.
-        categories: Columns whose texts are categories.
-        numbers: Columns of integers, which are put into bins.
-        separator: Between columns, one character.
-        labels: What may be in the column of the label, and the label it means.
-        replaced: Bytes that are replaced before a line is split.
-        whole_numbers: Whether categories are whole numbers, so that 7 and 7.0 are the same one.
-    """
-
-    columns: tuple[str, ...]
-    label: str
-    categories: tuple[str, ...]
-    numbers: tuple[str, ...] = ()
-    separator: str = "\t"
-    labels: tuple[tuple[str, int], ...] = CLICKED
-    replaced: tuple[tuple[bytes, bytes], ...] = ()
-    whole_numbers: bool = False
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """The columns that become fields: numbers first, as in the file."""
-        return (*self.numbers, *self.categories)
-
-
-class Block(NamedTuple):
-    """Some consecutive rows: labels ``[B]``, and the keys ``[B]`` of each field."""
-
-    labels: Labels
-    keys: list[Keys]
 
 
 def read_blocks(
@@ -76,13 +33,16 @@ def read_blocks(
     Raises:
         DataError: A file cannot be read, is truncated, or has a line that is not as it should be.
     """
+    # Here, so that polars is needed only where a click log is read.
+    from feedalign.experiments.data.click_lines import parse
+
     left = rows
     for path in paths:
         for number, text in _data_lines(path, layout, block):
             if left == 0:
                 return
             shortened = text if left is None else _first_lines(text, left)
-            parsed = _parse(path, number, shortened, layout)
+            parsed = parse(path, number, shortened, layout)
             yield parsed
             left = None if left is None else left - len(parsed.labels)
 
@@ -156,84 +116,3 @@ def _open(path: Path) -> IO[bytes]:
 def _first_lines(text: bytes, count: int) -> bytes:
     ends = np.flatnonzero(np.frombuffer(text, np.uint8) == NEWLINE)
     return text if len(ends) <= count else text[: int(ends[count - 1]) + 1]
-
-
-def _parse(path: Path, number: int, text: bytes, layout: Layout) -> Block:
-    _check_text(path, number, text)
-    for old, new in layout.replaced:
-        text = text.replace(old, new)
-    _check_columns(path, number, text, layout)
-    frame = pl.read_csv(
-        io.BytesIO(text),
-        has_header=False,
-        schema=dict.fromkeys(layout.columns, pl.String),
-        separator=layout.separator,
-        quote_char=None,
-    )
-    labels = _labels(path, number, frame[layout.label], layout)
-    category = _whole_number if layout.whole_numbers else _category
-    keys = [_number(path, number, frame[name]) for name in layout.numbers]
-    return Block(labels, keys + [category(path, number, frame[name]) for name in layout.categories])
-
-
-def _check_text(path: Path, number: int, text: bytes) -> None:
-    if text.isascii() and b"\0" not in text:
-        return
-    for offset, line in enumerate(text.split(b"\n")):
-        if not line.isascii() or b"\0" in line:
-            _refuse(path, number + offset, "expected ASCII text, found other bytes")
-
-
-def _check_columns(path: Path, number: int, text: bytes, layout: Layout) -> None:
-    columns = len(layout.columns)
-    array = np.frombuffer(text, np.uint8)
-    marks = array[(array == ord(layout.separator)) | (array == NEWLINE)]
-    # A line of so many columns ends at every so manieth separator or line end.
-    if len(marks) % columns == 0:
-        ends = marks.reshape(-1, columns) == NEWLINE
-        if ends[:, -1].all() and not ends[:, :-1].any():
-            return
-    separator = layout.separator.encode()
-    for offset, line in enumerate(text.split(b"\n")[:-1]):
-        found = line.count(separator) + 1
-        if found != columns:
-            reason = f"expected {columns} columns between {SEPARATORS[layout.separator]}, found {found}"
-            _refuse(path, number + offset, reason if line else f"expected {columns} columns, found an empty line")
-
-
-def _labels(path: Path, number: int, column: pl.Series, layout: Layout) -> Labels:
-    labels = column.replace_strict(dict(layout.labels), default=None, return_dtype=pl.UInt8)
-    known = " or ".join((", ".join(text for text, _ in layout.labels[:-1]), layout.labels[-1][0]))
-    _check_none(path, number, column, labels.is_null(), f"{known} as the label")
-    return labels.to_numpy()
-
-
-def _number(path: Path, number: int, column: pl.Series) -> Keys:
-    values = column.cast(pl.Int64, strict=False)
-    _check_none(path, number, column, values.is_null() & column.is_not_null(), "an integer or nothing")
-    return ordered(log_bins(values.fill_null(MISSING).to_numpy()))
-
-
-def _whole_number(path: Path, number: int, column: pl.Series) -> Keys:
-    values = column.cast(pl.Float64, strict=False)
-    whole = values.cast(pl.Int64, strict=False)
-    bad = (whole.is_null() | (whole.cast(pl.Float64) != values)) & column.is_not_null()
-    _check_none(path, number, column, bad, "a whole number or nothing")
-    return ordered(whole.fill_null(MISSING).to_numpy())
-
-
-def _category(path: Path, number: int, column: pl.Series) -> Keys:
-    keys = packed(column)
-    _check_none(path, number, column, keys.is_null(), f"a category of at most {LONGEST} characters")
-    return keys.to_numpy()
-
-
-def _check_none(path: Path, number: int, column: pl.Series, bad: pl.Series, expected: str) -> None:
-    if bad.any():
-        row = bad.arg_max() or 0
-        found = "nothing" if column[row] is None else repr(column[row])
-        _refuse(path, number + row, f"expected {expected} in column {column.name}, found {found}")
-
-
-def _refuse(path: Path, line: int, reason: str) -> NoReturn:
-    raise DataError(f"{path}, line {line:,}: {reason}. Do mend the line or leave it out.")

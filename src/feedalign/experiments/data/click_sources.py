@@ -5,7 +5,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from feedalign.experiments.data.click_files import Layout
+from feedalign.experiments.data.click_layout import Layout
 from feedalign.experiments.data.root import File, check, data_root, fetch
 from feedalign.experiments.errors import DataError, OutputError
 from feedalign.experiments.files import writable_folder

@@ -4,7 +4,7 @@ References:
     Criteo, *Display Advertising Challenge*, Kaggle, 2014.
 """
 
-from feedalign.experiments.data.click_files import Layout
+from feedalign.experiments.data.click_layout import Layout
 from feedalign.experiments.data.click_sources import ClickFile, ClickSource
 
 NUMBERS = tuple(f"I{number}" for number in range(1, 14))

@@ -4,7 +4,7 @@ References:
     Harper & Konstan, *The MovieLens datasets: history and context*, ACM TiiS, 2015.
 """
 
-from feedalign.experiments.data.click_files import Layout
+from feedalign.experiments.data.click_layout import Layout
 from feedalign.experiments.data.click_sources import ClickFile, ClickSource
 from feedalign.experiments.data.root import File, Place
 

@@ -7,7 +7,6 @@ keys sort as the texts do and no two texts share one. A number's key is that of 
 from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from feedalign.experiments.data.click_data import Indices
@@ -18,12 +17,6 @@ LONGEST = 8
 MISSING = np.iinfo(np.int64).min
 # Keys that wait at least until they are merged, so that short blocks are cheap.
 LEAST_WAITING = 100_000
-
-
-def packed(texts: pl.Series) -> pl.Series:
-    """Return ASCII texts as keys, uint64: 0 where there is none, and none where one has more than eight characters."""
-    padded = texts.fill_null("").str.pad_end(LONGEST, "\0").cast(pl.Binary)
-    return padded.bin.reinterpret(dtype=pl.UInt64, endianness="big")
 
 
 def log_bins(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
