@@ -155,13 +155,13 @@ def check_fixed(heads: int) -> None:
 def patterns(context: int) -> Tensor:
     """Return the weights ``[4, context, context]`` of the fixed heads: itself, previous, even past, decaying past."""
     places = torch.arange(context)
-    itself = torch.eye(context)
+    itself = torch.eye(context)  # of the default type, like all below
     previous = itself[(places - 1).clamp(min=0)]
-    before_that = (places <= places[:, None] - 2).float()
+    before_that = (places <= places[:, None] - 2).to(itself.dtype)
     before_that[:2, 0] = 1  # nothing is before the previous token
     decaying = before_that * (places + 1.0) ** 3
     past = (each / each.sum(1, keepdim=True) for each in (before_that, decaying))
-    return torch.stack([itself, previous, *past]).to(torch.get_default_dtype())
+    return torch.stack([itself, previous, *past])
 
 
 def causal_softmax(scores: Tensor) -> Tensor:
