@@ -1,0 +1,136 @@
+"""Configurations by name: small ones that learn on a laptop, and the published one with every optimiser of its table.
+
+The name of a run says where the backward pass is cut and where the error is tapped, if its rule sends one to points:
+``wikitext-2-small-macro-hidden``.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+from feedalign.experiments.data.texts import TextConfig
+from feedalign.experiments.lm.config import Config
+from feedalign.experiments.models.transformer import Placement, Tap, TransformerConfig
+from feedalign.experiments.optimisation import AdamConfig, PaceConfig
+from feedalign.experiments.settings import Preset, named, with_settings
+
+Settings = Mapping[str, Mapping[str, Any]]
+PAPER = "wikitext-103-paper"
+PLACEMENTS: tuple[Placement, ...] = ("macro", "micro")
+TAPS: tuple[Tap, ...] = ("hidden", "logits")
+
+SMALL = Config(
+    data=TextConfig("wikitext-2", 4_000),
+    model=TransformerConfig(width=128, blocks=3, heads=4, hidden=512, context=128, dropout=0.0),
+    optimiser=AdamConfig("adam", 2e-3, beta2=0.999, epsilon=1e-8, clip=None),
+    schedule=PaceConfig("constant"),
+    epochs=6,
+    every=250,
+    batch=16,
+)
+DEMO = replace(
+    SMALL,
+    data=TextConfig("python", 2_000),
+    model=TransformerConfig(width=64, blocks=2, heads=4, hidden=256, context=64, dropout=0.0),
+    epochs=4,
+    every=100,
+)
+PUBLISHED = Config(
+    data=TextConfig("wikitext-103", 32_000, lowercase=True),
+    model=TransformerConfig(),
+    optimiser=AdamConfig(),
+    schedule=PaceConfig("noam"),
+    epochs=20,
+    every=None,
+    batch=64,
+    order="streams",
+)
+_NOAM: dict[str, Any] = {"optimiser": AdamConfig(beta2=0.98), "schedule": PaceConfig("noam")}
+_NOAM_LONG: dict[str, Any] = {"optimiser": AdamConfig(beta2=0.999), "schedule": PaceConfig("noam")}
+_ADAM: dict[str, Any] = {"optimiser": AdamConfig("adam", 5e-5, beta2=0.98), "schedule": PaceConfig("constant")}
+_ADAM_LONG: dict[str, Any] = {"optimiser": AdamConfig("adam", 5e-5, beta2=0.999), "schedule": PaceConfig("constant")}
+_PLATEAU: dict[str, Any] = {"optimiser": AdamConfig("adam", 1e-4, beta2=0.999), "schedule": PaceConfig("plateau")}
+_RADAM: dict[str, Any] = {"optimiser": AdamConfig("radam", 1e-4, beta2=0.999), "schedule": PaceConfig("constant")}
+_CYCLE: dict[str, Any] = {"optimiser": AdamConfig("adam", 5e-4, beta2=0.999), "schedule": PaceConfig("one-cycle")}
+ROWS: dict[str, tuple[str, Settings]] = {
+    "noam": ("the published optimiser for all rules: Noam's schedule, beta2 0.98", {"bp": _NOAM, "dfa": _NOAM}),
+    "adam": ("Adam at a constant rate, beta2 0.98", {"bp": _ADAM, "dfa": _ADAM}),
+    "beta2": (
+        "beta2 0.999: with Noam's schedule for backprop, constant for DFA",
+        {"bp": _NOAM_LONG, "dfa": _ADAM_LONG},
+    ),
+    "plateau": ("beta2 0.999, the rate lowered on a plateau of the validation loss", {"bp": _PLATEAU, "dfa": _PLATEAU}),
+    "radam": ("RAdam; the rate is ours, no figure was published", {"bp": _RADAM, "dfa": _RADAM}),
+    "one-cycle": ("one cycle; the highest rate is ours, no figure was published", {"bp": _CYCLE, "dfa": _CYCLE}),
+}
+"""The optimisers of table 5 of Launay et al. 2020, and two more of their code: what it is, and each rule's settings."""
+
+PRESETS: dict[str, Preset[Config]] = {
+    "python-small": Preset("two blocks on Python's own sources: about a minute, no download", DEMO),
+    "wikitext-2-small": Preset("three blocks on WikiText-2, one pass of 3 M tokens: minutes on one core", SMALL),
+    **{
+        f"{PAPER}-{name}": Preset(f"the published model, {about}", PUBLISHED, rules)
+        for name, (about, rules) in ROWS.items()
+    },
+}
+
+
+def cell(name: str, config: Config) -> str:
+    """Return the name of a run of a preset: with placement and tap, for rules that send an error to points."""
+    if not config.broadcasts:
+        return name
+    marks = ["", *(["embedding"] if config.embedding else []), *([] if config.last else ["open"])]
+    return f"{name}-{config.points}-{config.error}" + "-".join(marks)
+
+
+def preset(
+    name: str,
+    rule: str = "dfa",
+    seed: int = 0,
+    *,
+    points: Placement | None = None,
+    error: Tap | None = None,
+    last: bool | None = None,
+    tuned: Mapping[str, Settings] | None = None,
+) -> Config:
+    """Return the configuration called ``name`` for a rule and a seed.
+
+    Args:
+        name: Of a preset.
+        rule: A learning rule. One that has no settings of its own is given those of DFA.
+        seed: Of the run.
+        points: Where the backward pass is cut; by default as the preset has it. Of no account to rules without points.
+        error: Where the error is tapped, likewise.
+        last: Whether the output of the last block is a point too, likewise.
+        tuned: What tuning chose, by name of run and rule; by default what comes with the package.
+
+    Raises:
+        ExperimentError: There is no preset of that name.
+        ValueError: There is no rule of that name.
+    """
+    row = named(PRESETS, name)
+    plain = replace(row.config, rule="bp")
+    asked = {"points": points, "error": error, "last": last}
+    given: dict[str, Any] = {option: value for option, value in asked.items() if value is not None}
+    config = (
+        replace(plain, rule=rule, seed=seed, **given)
+        if _broadcasts(plain, rule)
+        else replace(plain, rule=rule, seed=seed)
+    )
+    config = replace(config, name=cell(name, config))
+    found = (shipped() if tuned is None else tuned).get(config.name, {}).get(config.rule)
+    return with_settings(config, found or row.rules.get(config.rule) or row.rules.get("dfa") or {})
+
+
+def _broadcasts(config: Config, rule: str) -> bool:
+    return replace(config, error="logits", rule=rule).broadcasts
+
+
+@lru_cache(maxsize=1)
+def shipped() -> dict[str, Settings]:
+    """Return what tuning chose, by name of run and rule, as it comes with the package."""
+    found: dict[str, Settings] = json.loads(files(__package__).joinpath("tuned.json").read_text(encoding="utf-8"))
+    return found
