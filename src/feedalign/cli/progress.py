@@ -187,8 +187,12 @@ def _figure(line: dict[str, Any]) -> tuple[str, str, str]:
     """Return what tells how well an epoch does, what it is called, in short, and in full.
 
     It is the accuracy on validation data, or on training data where nothing is held out; where links are foretold it is
-    the area under the ROC curve, and where pictures are rendered the peak signal-to-noise ratio.
+    the area under the ROC curve, where pictures are rendered the peak signal-to-noise ratio, and of a language model
+    the perplexity.
     """
+    if "validation_perplexity" in line:
+        found, speed = readable(line["validation_perplexity"]), f"{line['tokens_per_second']:,.0f} tokens/s"
+        return "validation perplexity", f"ppl {found}", f"{found}, {speed}"
     if "validation_psnr" in line:
         return "validation PSNR", f"{line['validation_psnr']:.1f} dB", f"{line['validation_psnr']:.2f} dB"
     if "validation_auc" in line:
