@@ -10,12 +10,15 @@ from feedalign.cli.console import say, show, standard_output
 from feedalign.cli.options import Omitted
 from feedalign.errors import nearest
 from feedalign.experiments.data import DATASETS, data_root, source
+from feedalign.experiments.data.click_files import read_blocks
+from feedalign.experiments.data.clicks import CLICKS, ClickConfig, ClickSource, click_source, load_clicks
+from feedalign.experiments.data.clicks import NAMES as CLICK_LOGS
 from feedalign.experiments.data.graphs import GRAPHS, graph_source
 from feedalign.experiments.data.scenes import SCENES, SceneSource
 from feedalign.experiments.errors import DataError
 from feedalign.experiments.tables import Table
 
-NAMES = (*DATASETS, *GRAPHS, *SCENES)
+NAMES = (*DATASETS, *GRAPHS, *SCENES, *CLICK_LOGS)
 FEW = 4  # files are named, more are counted
 
 
@@ -32,7 +35,7 @@ class ListData:
     data_root: Omitted[Path] = None
 
     def run(self) -> None:
-        """Print a table of images, one of graphs and one of scenes."""
+        """Print a table of images, one of graphs, one of scenes and one of click logs."""
         root = data_root(self.data_root)
         images = Table(
             title=f"Data sets under {root}",
@@ -60,7 +63,7 @@ class ListData:
             notes=("No scene is downloaded, for want of checksums: `feedalign data fetch NAME` says where to get it.",),
             text_columns=3,
         )
-        show(standard_output(), [images, graphs, scenes])
+        show(standard_output(), [images, graphs, scenes, _click_table(root)])
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class CheckData:
     Example: feedalign data check mnist
 
     Attributes:
-        names: Which; by default all, but of the scenes only those that are there.
+        names: Which; by default all, but of scenes and click logs only those that are there.
         data_root: Folder of data sets; by default that of FEEDALIGN_DATA, else the user's cache folder.
     """
 
@@ -97,7 +100,8 @@ class FetchData:
     Example: feedalign data fetch fashion-mnist
 
     Attributes:
-        name: Which: mnist, fashion-mnist, cifar10, cora, citeseer or pubmed. Of a scene it is said where to get it.
+        name: Which: mnist, fashion-mnist, cifar10, cora, citeseer, pubmed, movielens-100k or movielens-1m. Of scenes
+            and other click logs it is said where to get them.
         data_root: Folder of data sets; by default that of FEEDALIGN_DATA, else the user's cache folder.
     """
 
@@ -125,13 +129,15 @@ def _scene_place(root: Path, row: SceneSource) -> str:
 
 def _expected(root: Path) -> tuple[str, ...]:
     there = (name for name, row in SCENES.items() if not row.places or row.find(root))
-    return (*DATASETS, *GRAPHS, *there)
+    logs = (name for name in CLICK_LOGS if name not in CLICKS or CLICKS[name].find(root))
+    return (*DATASETS, *GRAPHS, *there, *logs)
 
 
 def _read(name: str, root: Path | None, download: bool) -> str:
     if name not in NAMES:
         raise DataError(f"There is no data set {name!r}.{nearest(name, NAMES)} There are: {', '.join(NAMES)}.")
-    read = _read_scene if name in SCENES else _read_graph if name in GRAPHS else _read_images
+    readers = ((SCENES, _read_scene), (GRAPHS, _read_graph), (CLICK_LOGS, _read_clicks), (DATASETS, _read_images))
+    read = next(reader for names, reader in readers if name in names)
     return read(name, data_root(root), download)
 
 
@@ -157,6 +163,35 @@ def _read_scene(name: str, root: Path, download: bool) -> str:
     part = "" if sum(counts) == row.views else f" (a part: there are {row.views:,} in all)"
     read = "every picture was read, but no hashes are known" if row.places else "built in, no file to check"
     return f"{name}: {counts[0]:,} training, {counts[1]:,} validation and {counts[2]:,} test views{part}; {read}."
+
+
+def _click_table(root: Path) -> Table:
+    planted = ("planted", "drawn from a known logit", "built in", "50,000")
+    rows = ((name, row.title, _click_place(root, row), f"{row.rows:,}") for name, row in CLICKS.items())
+    return Table(
+        title=f"Click logs under {root}",
+        headings=("name", "click log", "files", "rows"),
+        rows=(planted, *rows),
+        notes=("`feedalign data fetch NAME` downloads MovieLens; of the others it says where to get them.",),
+        text_columns=3,
+    )
+
+
+def _click_place(root: Path, row: ClickSource) -> str:
+    there = row.find(root)
+    return ", ".join(there) if there else f"not there; {'a download ' if row.archive else ''}goes to {row.places[0]}"
+
+
+def _read_clicks(name: str, root: Path, download: bool) -> str:
+    if name not in CLICKS:
+        counts = load_clicks(ClickConfig()).counts
+        return f"{name}: {counts['rows']:,} rows of {counts['fields']} fields, complete; {_checked(())}."
+    row = click_source(name)
+    paths = row.locate(root, download=download)
+    rows = sum(len(block.labels) for block in read_blocks(paths, row.layout))
+    part = ", complete" if rows == row.rows else f" (the whole of it has {row.rows:,})"
+    known = "every file has its known hash" if row.hashes_known else "every line was checked, but no hash is known"
+    return f"{name}: {rows:,} rows of {len(row.layout.fields)} fields{part}; {known}."
 
 
 def _checked(places: tuple[str, ...]) -> str:

@@ -51,6 +51,19 @@ class ClickSource:
         """Where its files are looked for under the data root."""
         return tuple(file.path for form in self.forms for file in form)
 
+    @property
+    def hashes_known(self) -> bool:
+        """Whether the bytes of all its files are known."""
+        return all(file.hash for form in self.forms for file in form)
+
+    def find(self, root: Path | str | None = None) -> tuple[str, ...]:
+        """Return the paths of its files relative to the data root, or nothing where they are not there."""
+        folder = data_root(root)
+        for form in self.forms:
+            if all((folder / file.path).is_file() for file in form):
+                return tuple(file.path for file in form)
+        return ()
+
     def locate(self, root: Path | str | None = None, *, download: bool = True) -> tuple[Path, ...]:
         """Return its files, of which those with a known hash are checked; downloaded where that can be.
 
