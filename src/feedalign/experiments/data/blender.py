@@ -62,7 +62,7 @@ def read(config: SceneConfig, folder: Path) -> Scene:
         if not math.isclose(found.angle, angle, rel_tol=1e-4):
             raise DataError(
                 f"{folder / CAMERA_FILES[part]}: expected the `camera_angle_x` of {CAMERA_FILES['train']}, {angle:g}, "
-                f"found {found.angle:g}. All views of a scene come from one camera: do correct it."
+                f"found {found.angle:g}. All views of a scene come from one camera. Do correct it."
             )
         limit = config.limit if part == "train" else config.held_limit
         chosen[part] = evenly(list(range(len(found.names))), limit)

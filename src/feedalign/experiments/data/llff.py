@@ -171,9 +171,9 @@ def _rows(path: Path, count: int) -> NDArray[np.float64]:
     if not path.is_file():
         raise DataError(f"The camera file {path} is missing. Expected one beside the pictures. Do put it there.")
     try:
-        rows: NDArray[np.float64] = np.load(path, allow_pickle=False).astype(
-            np.float64
-        )  # never unpickle: that can run code
+        with path.open("rb") as file:
+            stored = np.load(file, allow_pickle=False)  # never unpickle: that can run code
+            rows: NDArray[np.float64] = np.asarray(stored, dtype=np.float64)
     except (OSError, ValueError, TypeError, AttributeError, EOFError) as error:
         raise DataError(
             f"{path} is damaged or of another format ({type(error).__name__}: {error}). Expected a NumPy array of "

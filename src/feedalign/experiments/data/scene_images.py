@@ -40,7 +40,7 @@ def read_images(paths: Sequence[Path], *, white: bool, shrink: int = 1) -> Tenso
         if [height, width] != size:
             raise DataError(
                 f"{path} has another size than {paths[0]}: expected {size[1]} x {size[0]} pixels, found {width} x "
-                f"{height}. All views of a scene come from one camera: take it out, or scale it."
+                f"{height}. All views of a scene come from one camera. Do take it out, or scale it."
             )
         place.copy_(shrunk(picture, shrink, str(path)))
     return pictures

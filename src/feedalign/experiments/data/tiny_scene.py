@@ -78,8 +78,8 @@ def split(count: int, what: str) -> dict[str, list[int]]:
 
 def _arrays(path: Path) -> tuple[Tensor, Tensor, float]:
     try:
-        with np.load(path, allow_pickle=False) as archive:  # never unpickle: that can run code
-            images, poses, focal = (archive[key].astype(np.float64) for key in ("images", "poses", "focal"))
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:  # never unpickle: that can run code
+            images, poses, focal = (np.asarray(archive[key], dtype=np.float64) for key in ("images", "poses", "focal"))
     except (OSError, ValueError, TypeError, LookupError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             f"{path} is damaged or of another layout ({type(error).__name__}: {error}). Expected a NumPy archive of "
