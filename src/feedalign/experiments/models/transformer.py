@@ -135,8 +135,9 @@ class LanguageModel(nn.Module):
             kind: ``"macro"``: the output of every block. ``"micro"``: of every sub-layer of it. With post-LN that is
                 behind either normalisation and behind the ReLU and its dropout. With pre-LN it is what attention and
                 the ReLU return, before they join the residual stream, and the stream itself where the block ends: so
-                the stream is cut once a block, and every parameter receives one signal.
-            embedding: Also behind the embedding, its positions and dropout.
+                the stream is cut once a block, and every parameter of a block receives one signal.
+            embedding: Also behind the embedding, its positions and dropout. Without it the embedding learns by what
+                comes through the first block.
             last: Also at the output of the last block, as published. Without it the last block (its last sub-layer)
                 learns by what is backpropagated to it from the error.
 
