@@ -87,7 +87,7 @@ class SceneSource:
     def read_small(self, name: str, root: Path) -> Scene:
         """Return the scene with small pictures, for which every file is read all the same. Raises as ``read`` does."""
         path = self.find(root)
-        return self.read(SceneConfig(name, shrink=self.shrink(path) if path else 1), root).check()
+        return self.read(SceneConfig(name, shrink=self.shrink(path) if path else 1, size=8), root).check()
 
     def find(self, root: Path) -> Path | None:
         """Return the file or folder of the scene, if it is there."""
