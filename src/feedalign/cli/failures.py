@@ -10,6 +10,7 @@ OPTIONAL = {
         "vision",
     ),
     **dict.fromkeys(("optuna", "torch_geometric"), "graph"),
+    "tokenizers": "lm",
 }
 
 

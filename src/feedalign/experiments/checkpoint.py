@@ -64,7 +64,7 @@ def restore(path: Path, config: object, parts: Mapping[str, Stateful]) -> dict[s
     Raises:
         CheckpointError: The file is damaged, or belongs to another configuration; nothing was changed.
     """
-    found = _read(path)
+    found = read(path)
     if different := differences(found["config"], describe(config)):
         raise CheckpointError(
             f"{path} belongs to another configuration, so it cannot be resumed with this one:\n  "
@@ -77,7 +77,12 @@ def restore(path: Path, config: object, parts: Mapping[str, Stateful]) -> dict[s
     return dict(found["progress"])
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """Return what is in a checkpoint, without running any code of it.
+
+    Raises:
+        CheckpointError: The file is damaged, or of another version.
+    """
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:

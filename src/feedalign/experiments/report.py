@@ -24,6 +24,8 @@ from feedalign.experiments.errors import RecordError
 from feedalign.experiments.files import writable_folder, write_atomically
 from feedalign.experiments.findings import findings
 from feedalign.experiments.graph.tables import graph_tables, pictured
+from feedalign.experiments.lm.pictures import lm_pictures
+from feedalign.experiments.lm.tables import lm_tables
 from feedalign.experiments.names import full_name, label
 from feedalign.experiments.provenance import machine
 from feedalign.experiments.records import RECORD, Run, load_all, read_json
@@ -96,6 +98,7 @@ def render(runs: list[Run], benches: list[dict[str, Any]], studies: Sequence[tup
     """Return the report as HTML, the same text for the same records."""
     sections = [_graph_section(tables)] if (tables := graph_tables(runs)) else []
     sections += [_ctr_section(tables, runs)] if (tables := ctr_tables(runs)) else []
+    sections += [_lm_section(tables, runs)] if (tables := lm_tables(runs)) else []
     sections += [_comparison_section(comparison) for comparison in compare(pictured(classified(runs)))]
     sections += [_bench_section(record) for record in benches]
     sections += [_study_section(study, record) for study, record in studies]
@@ -125,6 +128,16 @@ def _ctr_section(tables: Sequence[Table], runs: Sequence[Run]) -> Section:
         for (_, wide), (_, narrow) in drawn
     ]
     return Section("Click logs", [], [Markup(to_html(table)) for table in tables], pictures, [])
+
+
+def _lm_section(tables: Sequence[Table], runs: Sequence[Run]) -> Section:
+    """Return all tables and pictures of language models."""
+    drawn = zip(lm_pictures(runs), lm_pictures(runs, stacked=True), strict=True)
+    pictures = [
+        Picture(_address(wide), _address(narrow), str(wide.get_label()), str(wide.get_label()))
+        for (_, wide), (_, narrow) in drawn
+    ]
+    return Section("Language models", [], [Markup(to_html(table)) for table in tables], pictures, [])
 
 
 def _comparison_section(comparison: Comparison) -> Section:

@@ -16,6 +16,7 @@ from feedalign.experiments.ctr.tables import ctr_tables
 from feedalign.experiments.errors import RecordError
 from feedalign.experiments.files import write_atomically
 from feedalign.experiments.graph.tables import GRAPH, graph_tables, of_graphs, tuned_runs
+from feedalign.experiments.lm.tables import LM, lm_tables
 from feedalign.experiments.records import RECORD, load_all
 from feedalign.experiments.report import load_benches
 from feedalign.experiments.tables import Table, to_markdown
@@ -47,6 +48,7 @@ def tables(folder: Path) -> list[Table]:
     found = [table for one in comparisons for table in (accuracy_table(one), *alignment_tables(one))]
     found += graph_tables(load_all(folder))
     found += ctr_tables(load_all(folder))
+    found += lm_tables(load_all(folder))
     found += [table for record in benches for table in bench_tables(record)]
     return [*found, *(table for study, record in studies for table in study.tables(record))]
 
@@ -171,12 +173,27 @@ def ctr(folder: Path) -> list[Table]:
     return found
 
 
+def lm(folder: Path) -> list[Table]:
+    """Return the tables of language models.
+
+    Raises:
+        RecordError: There is no record of one.
+    """
+    found = lm_tables(load_all(folder))
+    if not found:
+        raise RecordError(
+            f"Expected records of language models at or below {folder}, found none. `feedalign train lm` makes some."
+        )
+    return found
+
+
 BLOCKS: dict[str, Callable[[Path], Sequence[Block]]] = {
     "results": tables,
     "overview": overview,
     "rules": rules,
     GRAPH: graph,
     CTR: ctr,
+    LM: lm,
     **{kind: partial(bench, kind) for kind in TABLES},
     "theory-claims": theory_claims,
     **{study.experiment: partial(theory, study.name) for study in STUDIES.values()},

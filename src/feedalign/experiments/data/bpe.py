@@ -9,10 +9,12 @@ References:
 
 from collections.abc import Iterable
 from pathlib import Path
-
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from typing import TYPE_CHECKING
 
 from feedalign.experiments.errors import DataError
+
+if TYPE_CHECKING:  # only texts need it, and other commands must start without it
+    from tokenizers import Tokenizer
 
 END, UNKNOWN = "<eos>", "<unk>"
 """The end of a line, and the word that stands for rare ones in WikiText."""
@@ -21,7 +23,7 @@ SMALLEST = 256 + len(SPECIAL)
 """Tokens there are at least: all bytes, and the special ones."""
 
 
-def learn(lines: Iterable[str], vocabulary: int, lowercase: bool = False) -> Tokenizer:
+def learn(lines: Iterable[str], vocabulary: int, lowercase: bool = False) -> "Tokenizer":
     """Return the encoding of a text.
 
     Args:
@@ -32,6 +34,8 @@ def learn(lines: Iterable[str], vocabulary: int, lowercase: bool = False) -> Tok
     Raises:
         DataError: The vocabulary cannot even hold all bytes.
     """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
     if vocabulary < SMALLEST:
         raise DataError(
             f"Expected a vocabulary of at least {SMALLEST} tokens, one for each byte and {len(SPECIAL)} more, found "
@@ -53,7 +57,7 @@ def learn(lines: Iterable[str], vocabulary: int, lowercase: bool = False) -> Tok
     return tokenizer
 
 
-def end_of(tokenizer: Tokenizer) -> int:
+def end_of(tokenizer: "Tokenizer") -> int:
     """Return the number of the token that ends a line.
 
     Raises:
@@ -65,7 +69,7 @@ def end_of(tokenizer: Tokenizer) -> int:
     return int(number)
 
 
-def decode(tokenizer: Tokenizer, tokens: Iterable[int]) -> str:
+def decode(tokenizer: "Tokenizer", tokens: Iterable[int]) -> str:
     """Return the text of tokens, a line feed for every end of a line."""
     end, found, line = end_of(tokenizer), [], list[int]()
     for token in tokens:
@@ -77,7 +81,7 @@ def decode(tokenizer: Tokenizer, tokens: Iterable[int]) -> str:
     return "".join(found) + _decoded(tokenizer, line)
 
 
-def _decoded(tokenizer: Tokenizer, line: list[int]) -> str:
+def _decoded(tokenizer: "Tokenizer", line: list[int]) -> str:
     """Return the text of one line; the blank that ``<unk>`` swallowed is back in its place."""
     unknown, parts, run = tokenizer.token_to_id(UNKNOWN), [], list[int]()
     for token in line:
@@ -89,7 +93,7 @@ def _decoded(tokenizer: Tokenizer, line: list[int]) -> str:
     return "".join(parts) + str(tokenizer.decode(run))
 
 
-def read(path: Path, vocabulary: int | None = None) -> Tokenizer:
+def read(path: Path, vocabulary: int | None = None) -> "Tokenizer":
     """Return the encoding in a file.
 
     Args:
@@ -99,6 +103,8 @@ def read(path: Path, vocabulary: int | None = None) -> Tokenizer:
     Raises:
         DataError: There is no such file, it is not an encoding, or one of another number of tokens.
     """
+    from tokenizers import Tokenizer
+
     try:
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -17,11 +17,9 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pooch
-import tokenizers
-from tokenizers import Tokenizer
 
 from feedalign.errors import nearest
 from feedalign.experiments.data import python_sources, token_stream, wikitext
@@ -29,6 +27,9 @@ from feedalign.experiments.data.raw_text import PARTS, RawTexts, Text
 from feedalign.experiments.data.root import data_root, missing
 from feedalign.experiments.data.token_stream import TokenStream
 from feedalign.experiments.errors import DataError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 LAYOUT = 1
 """Of the files with tokens: another one, other names."""
@@ -115,8 +116,10 @@ class TextData:
     test: TokenStream
 
     @property
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> "Tokenizer":
         """The encoding."""
+        from tokenizers import Tokenizer
+
         return Tokenizer.from_str(self.encoding)
 
     @property
@@ -163,9 +166,11 @@ def load_text(
         DataError: The text is unknown, missing, empty, not UTF-8 or damaged, or the vocabulary too small.
         OutputError: The cache cannot be written.
     """
+    from tokenizers import __version__
+
     texts = text_source(config.name).read(data_root(root), download=download)
     digest = texts.digest()
-    options = f"{LAYOUT} {tokenizers.__version__} {config.vocabulary} {config.lowercase} {config.limit} {digest}"
+    options = f"{LAYOUT} {__version__} {config.vocabulary} {config.lowercase} {config.limit} {digest}"
     key = hashlib.sha256(options.encode()).hexdigest()[:16]
     folder = (cache or cache_folder()) / f"{config.name}-{config.vocabulary}-{key}"
     if not folder.exists():

@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from feedalign.experiments.data import bpe
 from feedalign.experiments.data.raw_text import PARTS, RawTexts, Text, words
 from feedalign.experiments.errors import DataError, OutputError
 from feedalign.experiments.files import writable_folder
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 TOKENIZER, COUNTS = "tokenizer.json", "counts.json"
 LINES = 10_000
@@ -137,7 +139,7 @@ class Streams:
 Order = Callable[[int], Tensor]
 
 
-def encode(text: Text, tokenizer: Tokenizer, limit: int | None = None) -> tuple[np.ndarray[Any, np.dtype[Any]], int]:
+def encode(text: Text, tokenizer: "Tokenizer", limit: int | None = None) -> tuple[np.ndarray[Any, np.dtype[Any]], int]:
     """Return the tokens of a text, a line's end after each, and how many words they stand for."""
     kind = np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.uint32
     end, lines = bpe.end_of(tokenizer), text.lines(limit)

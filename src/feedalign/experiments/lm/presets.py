@@ -12,6 +12,7 @@ from importlib.resources import files
 from typing import Any
 
 from feedalign.experiments.data.texts import TextConfig
+from feedalign.experiments.errors import ExperimentError
 from feedalign.experiments.lm.config import Config
 from feedalign.experiments.models.transformer import Placement, Tap, TransformerConfig
 from feedalign.experiments.optimisation import AdamConfig, PaceConfig
@@ -26,7 +27,7 @@ SMALL = Config(
     data=TextConfig("wikitext-2", 4_000),
     model=TransformerConfig(width=128, blocks=3, heads=4, hidden=512, context=128, dropout=0.0),
     optimiser=AdamConfig("adam", 2e-3, beta2=0.999, epsilon=1e-8, clip=None),
-    schedule=PaceConfig("constant"),
+    schedule=PaceConfig("constant", warmup=100),
     epochs=6,
     every=250,
     batch=16,
@@ -68,14 +69,24 @@ ROWS: dict[str, tuple[str, Settings]] = {
 }
 """The optimisers of table 5 of Launay et al. 2020, and two more of their code: what it is, and each rule's settings."""
 
-PRESETS: dict[str, Preset[Config]] = {
+TUNED = "-tuned"
+_OWN: dict[str, Preset[Config]] = {
     "python-small": Preset("two blocks on Python's own sources: about a minute, no download", DEMO),
     "wikitext-2-small": Preset("three blocks on WikiText-2, one pass of 3 M tokens: minutes on one core", SMALL),
+}
+PRESETS: dict[str, Preset[Config]] = {
+    **_OWN,
+    **{f"{name}{TUNED}": Preset(f"{row.about}; settings tuned per rule", row.config) for name, row in _OWN.items()},
     **{
-        f"{PAPER}-{name}": Preset(f"the published model, {about}", PUBLISHED, rules)
-        for name, (about, rules) in ROWS.items()
+        f"{PAPER}-{name}": Preset(f"the published model, {words}", PUBLISHED, own)
+        for name, (words, own) in ROWS.items()
     },
 }
+
+
+def tuned_name(name: str) -> str:
+    """Return the name of the preset with the settings that tuning chose for another one."""
+    return name if name.endswith(TUNED) else name + TUNED
 
 
 def cell(name: str, config: Config) -> str:
@@ -105,32 +116,41 @@ def preset(
         points: Where the backward pass is cut; by default as the preset has it. Of no account to rules without points.
         error: Where the error is tapped, likewise.
         last: Whether the output of the last block is a point too, likewise.
-        tuned: What tuning chose, by name of run and rule; by default what comes with the package.
+        tuned: What tuning chose, by preset and rule; by default what comes with the package. Tuned settings say
+            themselves where the error is tapped.
 
     Raises:
-        ExperimentError: There is no preset of that name.
+        ExperimentError: There is no preset of that name, or it was not tuned for that rule.
         ValueError: There is no rule of that name.
     """
     row = named(PRESETS, name)
-    plain = replace(row.config, rule="bp")
+    config = replace(row.config, rule="bp", seed=seed)
     asked = {"points": points, "error": error, "last": last}
     given: dict[str, Any] = {option: value for option, value in asked.items() if value is not None}
-    config = (
-        replace(plain, rule=rule, seed=seed, **given)
-        if _broadcasts(plain, rule)
-        else replace(plain, rule=rule, seed=seed)
-    )
+    config = replace(config, rule=rule, **(given if sends(rule) else {}))
+    if name.endswith(TUNED):
+        found = (shipped() if tuned is None else tuned).get(name, {}).get(config.rule)
+        if found is None:
+            raise ExperimentError(
+                f"Expected settings of {config.rule} for {name}, found none: it was not tuned. Do tune it first: "
+                f"`feedalign tune lm --preset {name.removesuffix(TUNED)} --rule {config.rule}`."
+            )
+        return with_settings(replace(config, name=name), found)
     config = replace(config, name=cell(name, config))
-    found = (shipped() if tuned is None else tuned).get(config.name, {}).get(config.rule)
-    return with_settings(config, found or row.rules.get(config.rule) or row.rules.get("dfa") or {})
+    return with_settings(config, row.rules.get(config.rule) or row.rules.get("dfa") or {})
 
 
-def _broadcasts(config: Config, rule: str) -> bool:
-    return replace(config, error="logits", rule=rule).broadcasts
+def sends(rule: str) -> bool:
+    """Return whether a rule sends an error to points, so that it matters where they are and where it is tapped.
+
+    Raises:
+        ValueError: There is no rule of that name.
+    """
+    return replace(SMALL, error="logits", rule=rule).broadcasts
 
 
 @lru_cache(maxsize=1)
 def shipped() -> dict[str, Settings]:
-    """Return what tuning chose, by name of run and rule, as it comes with the package."""
+    """Return what tuning chose, by preset and rule, as it comes with the package."""
     found: dict[str, Settings] = json.loads(files(__package__).joinpath("tuned.json").read_text(encoding="utf-8"))
     return found

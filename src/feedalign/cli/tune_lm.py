@@ -1,0 +1,77 @@
+"""``feedalign tune lm``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from feedalign.cli.console import say, show, standard_error, standard_output
+from feedalign.cli.failures import UsageError
+from feedalign.cli.lm_options import Presets, Rules
+from feedalign.cli.options import Omitted
+from feedalign.cli.progress import one_bar
+from feedalign.cli.train import cpu_threads
+from feedalign.cli.tune_graph import settings_text
+from feedalign.experiments.lm.tables import trials_table
+from feedalign.experiments.lm.tuning import studies
+from feedalign.experiments.names import expand
+from feedalign.experiments.studies import TUNING, chosen, tune
+
+
+@dataclass(frozen=True)
+class TuneLm:
+    """Find each rule's settings of a language model, with the same trials for every one, decided on validation text.
+
+    Learning rate, whether it falls, where a block normalises and a rate a block; and for rules that send an error to
+    points also where it is tapped, whether it is sent to the last block, and the gain of the feedback. The settings of
+    the preset are tried first, then others that Optuna proposes from one and the same seed. Writes what was chosen to
+    tuning.json. A stopped search goes on where it was. To use several CPU cores, give the same command several times at
+    once.
+
+    Example: feedalign tune lm --preset wikitext-2-small --rule bp dfa dkp grape --threads 1
+
+    Attributes:
+        preset: What is tuned; the preset with -tuned behind its name then has what was chosen.
+        rule: Learning rules.
+        trials: Settings to try per rule, those of the preset counted.
+        runs: Runs per trial, from different first weights.
+        steps: Of every run; by default half of those of the preset.
+        device: cpu, or auto for an accelerator where there is one.
+        threads: CPU threads, torch's own choice by default. With several processes, give 1 to each.
+        output: Folder of the searches.
+        keep: Also write all settings chosen so far in the output into this file, such as that of the package.
+        data_root: Folder of data sets; by default that of FEEDALIGN_DATA, else the user's cache folder.
+    """
+
+    preset: Presets = ("python-small",)
+    rule: Rules = ("bp", "dfa")
+    trials: int = 12
+    runs: int = 1
+    steps: Annotated[Omitted[int], tyro.conf.arg(metavar="INT")] = None
+    device: Literal["auto", "cpu"] = "cpu"
+    threads: Omitted[int] = None
+    output: Path = Path("runs/lm")
+    keep: Omitted[Path] = None
+    data_root: Omitted[Path] = None
+
+    def run(self) -> None:
+        """Run the trials, print the tables, and say what to do with them."""
+        if self.trials < 1 or self.runs < 1 or (self.steps is not None and self.steps < 1):
+            raise UsageError(
+                f"Expected at least one trial, run and step, found {self.trials}, {self.runs} and {self.steps}."
+            )
+        if not self.rule:
+            raise UsageError("Expected at least one rule, found none. Name some, such as --rule bp dfa.")
+        options = {"trials": self.trials, "runs": self.runs, "steps": self.steps, "device": self.device}
+        found = studies(self.preset, expand(self.rule), self.output, **options)
+        left = sum(self.runs * max(0, self.trials - len(study.done())) for study in found)
+        say(standard_error(), f"{len(found)} searches of {self.trials} trials; {left} runs are left")
+        with cpu_threads(self.threads), one_bar(left) as progress:
+            summaries = tune(found, root=self.data_root, progress=progress)
+        console = standard_output()
+        show(console, [trials_table(summary) for summary in summaries])
+        say(console, f"\nTrials and choices: {self.output}/*/{TUNING}")
+        if self.keep is not None:
+            self.keep.write_text(settings_text(chosen(self.output)), encoding="utf-8")
+            say(console, f"Kept: {self.keep}")

@@ -1,0 +1,208 @@
+"""The tables of language models: perplexities beside the published ones, alignment, and what tuning found."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+from feedalign.experiments.accuracy_tables import INTERVAL_NOTE
+from feedalign.experiments.lm.presets import PAPER
+from feedalign.experiments.names import label, rank, short_name
+from feedalign.experiments.records import Run
+from feedalign.experiments.tables import Interval, Table, interval
+
+LM = "lm"
+NONE = "-"
+WHERE = {"hidden": "before the vocabulary", "logits": "at the logits"}
+NOTE = (
+    f"{INTERVAL_NOTE}; the evaluation with the best validation perplexity. Every token is foretold once, from those "
+    "before it in its chunk. The perplexity a word counts the ends of lines as words, and can be compared between "
+    "vocabularies."
+)
+
+
+@lru_cache(maxsize=1)
+def published() -> dict[str, Any]:
+    """Return the published validation perplexities, by optimiser and row."""
+    found: dict[str, Any] = json.loads(files(__package__).joinpath("published.json").read_text(encoding="utf-8"))
+    return found
+
+
+@dataclass(frozen=True, order=True)
+class Row:
+    """What is compared in one table: a rule, and where it sends what.
+
+    Attributes:
+        order: Sorts rows.
+        rule: By its short name.
+        points: ``"macro"``, ``"micro"``, or nothing for rules without points.
+        error: ``"hidden"``, ``"logits"`` or nothing.
+        more: What else is unlike the others, in words.
+    """
+
+    order: tuple[Any, ...]
+    rule: str
+    points: str = ""
+    error: str = ""
+    more: str = ""
+
+    @property
+    def words(self) -> str:
+        """What the row is, as tables and legends write it."""
+        parts = [self.points, WHERE.get(self.error, ""), self.more]
+        return " ".join([label(self.rule), ", ".join(part for part in parts if part)]).strip()
+
+    @property
+    def published_as(self) -> str:
+        """The row of the publication, whose error was tapped before the vocabulary; nothing if it has none."""
+        if self.rule == "dfa":
+            return self.points if self.error == "hidden" and not self.more else ""
+        return self.rule
+
+
+def family(run: Run) -> tuple[str, Row]:
+    """Return the preset of a run, with what was changed in it, and the row it has in the table of that."""
+    record, config = run.record, run.record.config
+    rule = short_name(record.rule)
+    ending = f"-{config['points']}-{config['error']}"
+    if ending not in record.name:
+        return record.name, Row(rank(rule), rule)
+    before, _, after = record.name.rpartition(ending)
+    marks, _, changed = after.partition("_")
+    more = ", ".join(
+        words for mark, words in (("embedding", "embedding too"), ("open", "last block open")) if f"-{mark}" in marks
+    )
+    name = f"{before}_{changed}" if changed else before
+    order = (*rank(rule), config["points"], config["error"], more)
+    return name, Row(order, rule, config["points"], config["error"], more)
+
+
+Family = dict[Row, list[Run]]
+
+
+def families(runs: Sequence[Run]) -> dict[str, Family]:
+    """Return the runs of language models by preset and row; those of other experiments are left out."""
+    found: dict[str, Family] = {}
+    for run in runs:
+        if run.record.experiment == LM:
+            name, row = family(run)
+            found.setdefault(name, {}).setdefault(row, []).append(run)
+    return {name: dict(sorted(rows.items(), key=lambda pair: pair[0].order)) for name, rows in found.items()}
+
+
+def figure(runs: Sequence[Run], metric: str, group: str = "best") -> Interval:
+    """Return a figure over seeds."""
+    return interval([run.record.metrics[group][metric] for run in runs])
+
+
+def lm_tables(runs: Sequence[Run]) -> list[Table]:
+    """Return every table that the runs of language models give."""
+    found = []
+    for name, rows in families(runs).items():
+        found.append(perplexity_table(name, rows))
+        if aligned := {row: its for row, its in rows.items() if any(run.record.alignment for run in its)}:
+            found.append(alignment_table(name, aligned))
+    return found
+
+
+def perplexity_table(name: str, rows: Family) -> Table:
+    """Return perplexities on validation and test text, a row a rule and placement."""
+    optimiser = name.partition("_")[0].removeprefix(f"{PAPER}-")
+    theirs = published()["validation_perplexity"].get(optimiser, {}) if name.startswith(PAPER) else None
+    baseline = next((figure(its, "validation_perplexity").mean for row, its in rows.items() if row.rule == "bp"), None)
+    headings = ("seeds", "validation", "over backprop", "test", "test, a word", "tokens/s")
+    cells = []
+    for row, its in rows.items():
+        ours = figure(its, "validation_perplexity")
+        shown = [
+            str(len(its)),
+            ours.text(1),
+            f"{ours.mean / baseline:.2f}" if baseline else NONE,
+            figure(its, "test_perplexity").text(1),
+            figure(its, "test_word_perplexity").text(1),
+            f"{figure(its, 'tokens_per_second', 'speed').mean:,.0f}",
+        ]
+        if theirs is not None:
+            shown.append(f"{theirs[row.published_as]:g}" if row.published_as in theirs else NONE)
+        cells.append((row.words, *shown))
+    data = next(iter(rows.values()))[0].record.data
+    words = (
+        f"{data['name']}: {data['train']:,} training tokens ({data['train_words']:,} words), {data['vocabulary']:,} in "
+        "the vocabulary."
+    )
+    notes = (NOTE, words) if theirs is None else (NOTE, words, f"Published: {published()['source']}.")
+    return Table(
+        title=f"{name}: perplexity",
+        headings=("rule", *headings, *(["published, validation"] if theirs is not None else [])),
+        rows=tuple(cells),
+        notes=notes,
+    )
+
+
+def alignment_table(name: str, rows: Family) -> Table:
+    """Return the alignment at every point at the end of training, a column a placement."""
+    points = list(dict.fromkeys(point for its in rows.values() for run in its for point in run.record.alignment or {}))
+    points.sort(key=place)
+    return Table(
+        title=f"{name}: alignment with backpropagation at the end of training",
+        headings=("point", *(row.words for row in rows)),
+        rows=tuple((point, *(_cosine(its, point) for its in rows.values())) for point in points),
+        notes=(
+            "Cosine, per token of some validation chunks, between the signal that a point receives and the gradient "
+            "that backpropagation would have given it, without dropout.",
+        ),
+    )
+
+
+INSIDE = ("norm1", "attention", "hidden", "")
+
+
+def place(point: str) -> tuple[Any, ...]:
+    """Return what sorts points from input to output: the embedding, then block by block, the block's end last."""
+    parts = point.split(".")
+    if parts[0] != "blocks":
+        return (-1, 0, point)
+    part = ".".join(parts[2:])
+    return (int(parts[1]), INSIDE.index(part) if part in INSIDE else len(INSIDE), point)
+
+
+def _cosine(runs: Sequence[Run], point: str) -> str:
+    found = [(run.record.alignment or {}).get(point, {}).get("mean") for run in runs]
+    means = [mean for mean in found if mean is not None]
+    return interval(means).text(3) if means else NONE
+
+
+def trials_table(summary: Mapping[str, Any]) -> Table:
+    """Return what tuning found, a row a rule: the chosen settings, and the perplexities of all trials."""
+    changed = list(summary["space"])
+    rows = []
+    for rule, trials in summary["trials"].items():
+        reached = sorted(trial[summary["chosen_by"]] for trial in trials)
+        found = summary["chosen"].get(rule)
+        rows.append(
+            (
+                label(rule),
+                f"{len(trials)} of {summary['trials_per_rule']}",
+                *(_setting(found, name) for name in changed),
+                _reciprocal(reached[-1]),
+                _reciprocal(reached[0]),
+            )
+        )
+    return Table(
+        title=f"{summary['name']}: settings chosen by validation perplexity",
+        headings=("rule", "trials", *(name.rpartition(".")[2] for name in changed), "best", "worst"),
+        rows=tuple(rows),
+    )
+
+
+def _setting(found: Mapping[str, Any] | None, name: str) -> str:
+    if found is None:
+        return "not all tried"
+    value = found.get(name, NONE)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _reciprocal(likelihood: float) -> str:
+    return f"{1 / likelihood:.1f}" if likelihood > 0 else "diverged"

@@ -1,0 +1,95 @@
+"""What is tried for language models: as many trials for every rule, from the same seed.
+
+All rules share the learning rate, whether it falls, where a block normalises, and how rates differ from block to block.
+Rules that send an error to points also choose where it is tapped, whether the last block is cut off from it, and the
+gain of their feedback; they get no more trials for it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from feedalign.experiments.lm.config import Config
+from feedalign.experiments.lm.presets import TUNED, preset, tuned_name
+from feedalign.experiments.lm.runs import LM
+from feedalign.experiments.studies import Logarithmic, Space, Study
+
+FIRST_SEED = 1_000
+"""Of the runs of a trial. None of those that are reported is as large."""
+RATES = Logarithmic(5e-4, 1e-2)
+SHARED: Space = {
+    "optimiser.learning_rate": RATES,
+    "schedule.name": ("constant", "cosine"),
+    "model.norm": ("post", "pre"),
+    "block_rate": (0.5, 1.0, 2.0),
+}
+OF_POINTS: Space = {"error": ("hidden", "logits"), "last": (True, False), "feedback.gain": (1.0, 10.0)}
+
+
+def space(config: Config) -> Space:
+    """Return what may be tried under the rule of a configuration."""
+    if not config.broadcasts:
+        return SHARED
+    taps: Space = {**OF_POINTS, "error": ("logits",)} if config.sends_targets else OF_POINTS
+    return {**SHARED, **taps}
+
+
+def study(
+    name: str,
+    rule: str,
+    output: Path,
+    *,
+    trials: int = 12,
+    runs: int = 1,
+    steps: int | None = None,
+    device: str = "cpu",
+) -> Study[Config]:
+    """Return what is tried for a preset under a rule, with a point behind every block. Its own settings come first.
+
+    Args:
+        name: Of a preset.
+        rule: A learning rule.
+        output: Folder of the summaries.
+        trials: How many settings, those of the preset counted.
+        runs: How many runs a trial.
+        steps: Of a run; by default half of the preset's.
+        device: As in the configuration.
+
+    Raises:
+        ExperimentError: There is no preset of that name.
+        ValueError: There is no rule of that name, or too few steps.
+    """
+    plain = preset(name.removesuffix(TUNED), rule)
+    whole = None if plain.every is None else max(1, plain.epochs * plain.every // 2)
+    config = replace(
+        plain,
+        name=tuned_name(name),
+        device=device,  # type: ignore[arg-type]
+        epochs=1,
+        every=steps or whole,
+        alignment=0,  # nothing is decided by it
+    )
+    tried = space(config)
+    return Study(
+        experiment=LM,
+        config=config,
+        space=tried,
+        first=[{dotted: _setting(config, dotted) for dotted in tried}],
+        trials=trials,
+        seeds=tuple(FIRST_SEED + number for number in range(runs)),
+        chosen_by="validation_likelihood",
+        output=output,
+    )
+
+
+def _setting(config: Any, dotted: str) -> Any:
+    for name in dotted.split("."):
+        config = getattr(config, name)
+    return config
+
+
+def studies(names: Iterable[str], rules: Iterable[str], output: Path, **options: Any) -> list[Study[Config]]:
+    """Return the studies of several presets under each rule; see :func:`study`."""
+    rules = list(rules)
+    return [study(name, rule, output, **options) for name in names for rule in rules]
