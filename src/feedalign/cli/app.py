@@ -9,6 +9,7 @@ from tyro.extras import SubcommandApp
 from feedalign.cli.bench import BenchAccuracy, BenchAlignment, BenchFeedback, BenchMemory, BenchProducts, BenchStep
 from feedalign.cli.data import CheckData, FetchData, ListData
 from feedalign.cli.demo import Demo
+from feedalign.cli.generate import Generate
 from feedalign.cli.inspect import Inspect
 from feedalign.cli.report import Report
 from feedalign.cli.table import ShowTable
@@ -16,9 +17,11 @@ from feedalign.cli.theory import Theory
 from feedalign.cli.train import TrainVision
 from feedalign.cli.train_ctr import TrainCtr
 from feedalign.cli.train_graph import TrainGae, TrainGraph
+from feedalign.cli.train_lm import TrainLm
 from feedalign.cli.tune import TuneVision
 from feedalign.cli.tune_ctr import TuneCtr
 from feedalign.cli.tune_graph import TuneGraph
+from feedalign.cli.tune_lm import TuneLm
 
 DESCRIPTION = """\
 Train PyTorch models without weight transport. Backpropagation sends the output error back through the transposed
@@ -30,6 +33,8 @@ random matrices. These commands compare the two (and "shallow", where only the l
   feedalign train vision --data mnist --rule all      and with every rule of the family
   feedalign train graph                               networks that classify the nodes of a graph
   feedalign train ctr                                 networks that tell which rows of a log are clicks
+  feedalign train lm                                  a Transformer that foretells text
+  feedalign generate runs/lm/python-small/bp-seed0    and goes on with one (train it with --keep)
   feedalign tune vision --preset mnist-rules          find learning rates, with equal budgets
   feedalign report runs/demo                          tables and pictures
   feedalign bench step --cases mlp-8x1024             time of a training step
@@ -77,9 +82,11 @@ def _app() -> SubcommandApp:
     train.command(name="graph")(TrainGraph)
     train.command(name="gae")(TrainGae)
     train.command(name="ctr")(TrainCtr)
+    train.command(name="lm")(TrainLm)
     tune.command(name="vision")(TuneVision)
     tune.command(name="graph")(TuneGraph)
     tune.command(name="ctr")(TuneCtr)
+    tune.command(name="lm")(TuneLm)
     bench.command(name="step")(BenchStep)
     bench.command(name="memory")(BenchMemory)
     bench.command(name="feedback")(BenchFeedback)
@@ -93,6 +100,7 @@ def _app() -> SubcommandApp:
     app.command(name="demo")(Demo)
     app.command(train, name="train", help=TRAIN)
     app.command(tune, name="tune", help=TUNE)
+    app.command(name="generate")(Generate)
     app.command(name="report")(Report)
     app.command(bench, name="bench", help=BENCH)
     app.command(name="theory")(Theory)
