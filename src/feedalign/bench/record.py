@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from feedalign.bench import accuracy, alignment, feedback, memory, products, step
+from feedalign.bench import accuracy, alignment, clicks, feedback, memory, products, step
 from feedalign.bench.timing import Progress
 from feedalign.experiments.files import writable_folder
 from feedalign.experiments.provenance import provenance, threads_bound
@@ -18,6 +18,7 @@ Config = (
     | alignment.AlignmentConfig
     | products.ProductsConfig
     | accuracy.AccuracyConfig
+    | clicks.ClicksConfig
 )
 Measure = Callable[[Any, Progress | None], list[dict[str, Any]]]
 KINDS: dict[type[Config], tuple[str, Measure]] = {
@@ -27,6 +28,7 @@ KINDS: dict[type[Config], tuple[str, Measure]] = {
     alignment.AlignmentConfig: ("bench-alignment", alignment.measure),
     products.ProductsConfig: ("bench-products", products.measure),
     accuracy.AccuracyConfig: ("bench-accuracy", accuracy.measure),
+    clicks.ClicksConfig: ("bench-clicks", clicks.measure),
 }
 
 

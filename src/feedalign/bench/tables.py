@@ -5,6 +5,7 @@ from typing import Any
 
 from feedalign.bench.alignment import BACKPROP, BLOCKS, COPIED, DEFAULT, SAMPLES, STEP
 from feedalign.bench.cells import MIB, PEAK, Case, descriptions, methods, mib, milliseconds, where
+from feedalign.bench.click_tables import clicks_table
 from feedalign.bench.memory_tables import growth_table, sizes_table, speed_table
 from feedalign.bench.methods import label
 from feedalign.experiments.tables import Table
@@ -174,6 +175,7 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], Table], ...]] = {
     "bench-alignment": (alignment_cost_table,),
     "bench-products": (products_table,),
     "bench-accuracy": (accuracy_cost_table,),
+    "bench-clicks": (clicks_table,),
 }
 
 

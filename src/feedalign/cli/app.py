@@ -6,11 +6,20 @@ from typing import Protocol
 import tyro
 from tyro.extras import SubcommandApp
 
-from feedalign.cli.bench import BenchAccuracy, BenchAlignment, BenchFeedback, BenchMemory, BenchProducts, BenchStep
+from feedalign.cli.bench import (
+    BenchAccuracy,
+    BenchAlignment,
+    BenchClicks,
+    BenchFeedback,
+    BenchMemory,
+    BenchProducts,
+    BenchStep,
+)
 from feedalign.cli.data import CheckData, FetchData, ListData
 from feedalign.cli.demo import Demo
 from feedalign.cli.generate import Generate
 from feedalign.cli.inspect import Inspect
+from feedalign.cli.render import Render
 from feedalign.cli.report import Report
 from feedalign.cli.table import ShowTable
 from feedalign.cli.theory import Theory
@@ -18,6 +27,7 @@ from feedalign.cli.train import TrainVision
 from feedalign.cli.train_ctr import TrainCtr
 from feedalign.cli.train_graph import TrainGae, TrainGraph
 from feedalign.cli.train_lm import TrainLm
+from feedalign.cli.train_nerf import TrainNerf
 from feedalign.cli.tune import TuneVision
 from feedalign.cli.tune_ctr import TuneCtr
 from feedalign.cli.tune_graph import TuneGraph
@@ -35,6 +45,7 @@ random matrices. These commands compare the two (and "shallow", where only the l
   feedalign train ctr                                 networks that tell which rows of a log are clicks
   feedalign train lm                                  a Transformer that foretells text
   feedalign generate runs/lm/python-small/bp-seed0    and goes on with one (train it with --keep)
+  feedalign train nerf                                a scene from photographs
   feedalign tune vision --preset mnist-rules          find learning rates, with equal budgets
   feedalign report runs/demo                          tables and pictures
   feedalign bench step --cases mlp-8x1024             time of a training step
@@ -83,6 +94,7 @@ def _app() -> SubcommandApp:
     train.command(name="gae")(TrainGae)
     train.command(name="ctr")(TrainCtr)
     train.command(name="lm")(TrainLm)
+    train.command(name="nerf")(TrainNerf)
     tune.command(name="vision")(TuneVision)
     tune.command(name="graph")(TuneGraph)
     tune.command(name="ctr")(TuneCtr)
@@ -93,6 +105,7 @@ def _app() -> SubcommandApp:
     bench.command(name="alignment")(BenchAlignment)
     bench.command(name="products")(BenchProducts)
     bench.command(name="accuracy")(BenchAccuracy)
+    bench.command(name="clicks")(BenchClicks)
     data.command(name="list")(ListData)
     data.command(name="check")(CheckData)
     data.command(name="fetch")(FetchData)
@@ -101,6 +114,7 @@ def _app() -> SubcommandApp:
     app.command(train, name="train", help=TRAIN)
     app.command(tune, name="tune", help=TUNE)
     app.command(name="generate")(Generate)
+    app.command(name="render")(Render)
     app.command(name="report")(Report)
     app.command(bench, name="bench", help=BENCH)
     app.command(name="theory")(Theory)
