@@ -33,9 +33,9 @@ def clicks_table(record: dict[str, Any]) -> Table:
             for case in cases
         ),
         notes=(
-            "Real rows repeated, with new categories among them as often as in the whole file. Seconds, and rows a second, "
-            "are of the CPU, all threads together. Counting: to hash the file and count rows and categories. Peak: of the "
-            f"whole process, which holds {mib(max(case['memory_before_bytes'] for case in cases))} MiB before it begins.",
+            "Real rows repeated, with new categories among them as often as in the whole file. Seconds, and rows a "
+            "second, are of the CPU, all threads together. Counting: to hash the file and count rows and categories. "
+            f"Peak: of the process, which holds {mib(max(case['memory_before_bytes'] for case in cases))} MiB before.",
             f"The two longest files foretell {seconds / 60:.0f} CPU minutes and {peak / 2**30:.1f} GiB for the "
             f"{WHOLE:,} rows of Criteo Kaggle, if time and memory go on as they grew between them.",
         ),

@@ -50,7 +50,7 @@ class ClicksConfig:
 def measure(config: ClicksConfig, progress: Progress | None = None) -> list[dict[str, Any]]:
     """Return one entry per length: rows, bytes, CPU seconds of each stage, peak memory, and indices.
 
-    Each cache is made in a process of its own, whose peak memory is read; what it holds before it begins is given beside it.
+    Each cache is made in a process of its own, whose peak memory is read; what it holds before is given beside it.
 
     Args:
         config: What to measure.
