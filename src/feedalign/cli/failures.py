@@ -11,6 +11,7 @@ OPTIONAL = {
     ),
     **dict.fromkeys(("optuna", "torch_geometric"), "graph"),
     "tokenizers": "lm",
+    **dict.fromkeys(("PIL", "skimage"), "nerf"),
 }
 
 

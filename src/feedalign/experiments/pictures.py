@@ -12,6 +12,7 @@ from feedalign.experiments.ctr.pictures import ctr_pictures
 from feedalign.experiments.files import writable_folder, write_atomically
 from feedalign.experiments.graph.tables import pictured
 from feedalign.experiments.lm.pictures import lm_pictures
+from feedalign.experiments.nerf.plots import nerf_pictures
 from feedalign.experiments.records import load_all
 from feedalign.experiments.report import load_benches
 from feedalign.experiments.styles import png
@@ -37,6 +38,7 @@ def write_pictures(folder: Path, output: Path) -> list[Path]:
 def _figures(folder: Path) -> Iterator[tuple[str, Figure]]:
     yield from ctr_pictures(load_all(folder))
     yield from lm_pictures(load_all(folder))
+    yield from nerf_pictures(load_all(folder))
     for comparison in compare(pictured(classified(load_all(folder)))):
         drawn = {
             "learning-curves": plots.learning_curves(comparison),

@@ -1,7 +1,7 @@
 """One self-contained HTML file from records: a summary in words, tables, pictures, and where it all comes from."""
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -27,6 +27,8 @@ from feedalign.experiments.graph.tables import graph_tables, pictured
 from feedalign.experiments.lm.pictures import lm_pictures
 from feedalign.experiments.lm.tables import lm_tables
 from feedalign.experiments.names import full_name, label
+from feedalign.experiments.nerf.plots import nerf_pictures
+from feedalign.experiments.nerf.tables import nerf_tables
 from feedalign.experiments.provenance import machine
 from feedalign.experiments.records import RECORD, Run, load_all, read_json
 from feedalign.experiments.styles import svg
@@ -97,8 +99,9 @@ def load_benches(folder: Path) -> list[dict[str, Any]]:
 def render(runs: list[Run], benches: list[dict[str, Any]], studies: Sequence[tuple[Study, Written]] = ()) -> str:
     """Return the report as HTML, the same text for the same records."""
     sections = [_graph_section(tables)] if (tables := graph_tables(runs)) else []
-    sections += [_ctr_section(tables, runs)] if (tables := ctr_tables(runs)) else []
-    sections += [_lm_section(tables, runs)] if (tables := lm_tables(runs)) else []
+    sections += [_family_section("Click logs", tables, ctr_pictures, runs)] if (tables := ctr_tables(runs)) else []
+    sections += [_family_section("Language models", tables, lm_pictures, runs)] if (tables := lm_tables(runs)) else []
+    sections += [_family_section("Scenes", tables, nerf_pictures, runs)] if (tables := nerf_tables(runs)) else []
     sections += [_comparison_section(comparison) for comparison in compare(pictured(classified(runs)))]
     sections += [_bench_section(record) for record in benches]
     sections += [_study_section(study, record) for study, record in studies]
@@ -120,24 +123,19 @@ def _graph_section(tables: Sequence[Table]) -> Section:
     return Section("Graph networks", [], [Markup(to_html(table)) for table in tables], [], [])
 
 
-def _ctr_section(tables: Sequence[Table], runs: Sequence[Run]) -> Section:
-    """Return all tables and pictures of networks for click logs."""
-    drawn = zip(ctr_pictures(runs), ctr_pictures(runs, stacked=True), strict=True)
+def _family_section(
+    heading: str,
+    tables: Sequence[Table],
+    draw: Callable[..., Iterable[tuple[str, Figure]]],
+    runs: Sequence[Run],
+) -> Section:
+    """Return all tables and pictures of an experiment that is not told by an accuracy."""
+    drawn = zip(draw(runs), draw(runs, stacked=True), strict=True)
     pictures = [
         Picture(_address(wide), _address(narrow), str(wide.get_label()), str(wide.get_label()))
         for (_, wide), (_, narrow) in drawn
     ]
-    return Section("Click logs", [], [Markup(to_html(table)) for table in tables], pictures, [])
-
-
-def _lm_section(tables: Sequence[Table], runs: Sequence[Run]) -> Section:
-    """Return all tables and pictures of language models."""
-    drawn = zip(lm_pictures(runs), lm_pictures(runs, stacked=True), strict=True)
-    pictures = [
-        Picture(_address(wide), _address(narrow), str(wide.get_label()), str(wide.get_label()))
-        for (_, wide), (_, narrow) in drawn
-    ]
-    return Section("Language models", [], [Markup(to_html(table)) for table in tables], pictures, [])
+    return Section(heading, [], [Markup(to_html(table)) for table in tables], pictures, [])
 
 
 def _comparison_section(comparison: Comparison) -> Section:

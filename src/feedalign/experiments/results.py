@@ -17,6 +17,8 @@ from feedalign.experiments.errors import RecordError
 from feedalign.experiments.files import write_atomically
 from feedalign.experiments.graph.tables import GRAPH, graph_tables, of_graphs, tuned_runs
 from feedalign.experiments.lm.tables import LM, lm_tables
+from feedalign.experiments.nerf.plots import nerf_pictures
+from feedalign.experiments.nerf.tables import NERF, nerf_tables
 from feedalign.experiments.records import RECORD, load_all
 from feedalign.experiments.report import load_benches
 from feedalign.experiments.tables import Table, to_markdown
@@ -49,6 +51,7 @@ def tables(folder: Path) -> list[Table]:
     found += graph_tables(load_all(folder))
     found += ctr_tables(load_all(folder))
     found += lm_tables(load_all(folder))
+    found += nerf_tables(load_all(folder))
     found += [table for record in benches for table in bench_tables(record)]
     return [*found, *(table for study, record in studies for table in study.tables(record))]
 
@@ -187,6 +190,30 @@ def lm(folder: Path) -> list[Table]:
     return found
 
 
+def nerf(folder: Path) -> list[Table]:
+    """Return the tables of scenes.
+
+    Raises:
+        RecordError: There is no record of one.
+    """
+    found = nerf_tables(load_all(folder))
+    if not found:
+        raise RecordError(
+            f"Expected records of scenes at or below {folder}, found none. `feedalign train nerf` makes some."
+        )
+    return found
+
+
+def nerf_shown(folder: Path) -> list[Block]:
+    """Return the pictures of scenes.
+
+    Raises:
+        RecordError: There is no record of one.
+    """
+    nerf(folder)
+    return [Shown(name, str(figure.get_label())) for name, figure in nerf_pictures(load_all(folder))]
+
+
 BLOCKS: dict[str, Callable[[Path], Sequence[Block]]] = {
     "results": tables,
     "overview": overview,
@@ -194,6 +221,8 @@ BLOCKS: dict[str, Callable[[Path], Sequence[Block]]] = {
     GRAPH: graph,
     CTR: ctr,
     LM: lm,
+    NERF: nerf,
+    f"{NERF}-pictures": nerf_shown,
     **{kind: partial(bench, kind) for kind in TABLES},
     "theory-claims": theory_claims,
     **{study.experiment: partial(theory, study.name) for study in STUDIES.values()},

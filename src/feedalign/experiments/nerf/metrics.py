@@ -3,7 +3,6 @@
 from math import inf, log10
 
 import numpy as np
-from skimage.metrics import structural_similarity
 from torch import Tensor
 
 
@@ -24,6 +23,9 @@ def ssim(picture: Tensor, truth: Tensor) -> float:
         raise ValueError(
             f"Expected pictures of at least {WINDOW} pixels a side for SSIM, found {list(picture.shape[:2])}."
         )
+    # Imported here, so that every other command runs without it.
+    from skimage.metrics import structural_similarity
+
     value = structural_similarity(
         picture.numpy().astype(np.float64),
         truth.numpy().astype(np.float64),

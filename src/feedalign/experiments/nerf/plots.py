@@ -22,6 +22,24 @@ PicturesOf = dict[str, Run]
 """By rule, the run whose pictures are shown."""
 
 
+def nerf_pictures(runs: Sequence[Run], stacked: bool = False) -> list[tuple[str, Figure]]:
+    """Return every picture of runs on scenes with its name; each is labelled with what it says.
+
+    Args:
+        runs: Any runs; those of other experiments are left out.
+        stacked: For a phone: panels below each other.
+    """
+    drawn: list[tuple[str, Figure]] = []
+    shown = pictured(runs)
+    for name, rules in sorted_runs(runs).items():
+        if name in shown:
+            drawn.append((f"nerf-{name}-views", views_figure(shown[name], name)))
+            drawn.append((f"nerf-{name}-strips", strips_figure(shown[name], name)))
+        every = [run for some in rules.values() for run in some]
+        drawn.append((f"nerf-{name}-psnr", psnr_curves(every, name, stacked)))
+    return drawn
+
+
 def pictured(runs: Sequence[Run]) -> dict[str, PicturesOf]:
     """Return, by configuration and rule, the first run that has pictures beside its record."""
     found: dict[str, PicturesOf] = {}
@@ -32,7 +50,7 @@ def pictured(runs: Sequence[Run]) -> dict[str, PicturesOf]:
     return found
 
 
-def views_figure(runs: PicturesOf) -> Figure:
+def views_figure(runs: PicturesOf, name: str) -> Figure:
     """Return test views: the photograph, and beside it what each rule made of it, with depths below."""
     first = next(iter(runs.values()))
     numbers = [i for i in range(100) if (first.directory / view_file(i, TRUTH)).exists()]
@@ -51,10 +69,14 @@ def views_figure(runs: PicturesOf) -> Figure:
                 _show(grid[2 * row + 1, column], _read(run, view_file(number, DEPTH)))
         for axes, title in zip(grid[0], ("photograph", *map(label, runs)), strict=True):
             axes.set_title(title)
+    figure.set_label(
+        f"{name}: views that were held out. The photograph, and what each rule made of it, with depths below: dark is "
+        "near, white is where little is seen."
+    )
     return figure
 
 
-def strips_figure(runs: PicturesOf) -> Figure:
+def strips_figure(runs: PicturesOf, name: str) -> Figure:
     """Return the epipolar strips of the rules, one below the other."""
     with rc_context(SETTINGS):
         figure = Figure(figsize=(4.2, 0.2 + 2.3 * len(runs)), layout="constrained")
@@ -64,14 +86,19 @@ def strips_figure(runs: PicturesOf) -> Figure:
             axes.set(xticks=[], yticks=[], title=label(rule))
             axes.grid(visible=False)
         grid[-1].set_xlabel("camera along the path")
+    figure.set_label(
+        f"{name}: epipolar strips, the middle column of pixels of each camera along a path. Edges run on smoothly "
+        "where the views agree on what is where."
+    )
     return figure
 
 
-def psnr_curves(runs: Sequence[Run], stacked: bool = False) -> Figure:
+def psnr_curves(runs: Sequence[Run], name: str, stacked: bool = False) -> Figure:
     """Return PSNR on training and validation rays against iterations, a line a run.
 
     Args:
         runs: Of one configuration.
+        name: Its name.
         stacked: Panels below each other (for a phone) instead of side by side.
     """
     (rules,) = sorted_runs(runs).values()
@@ -86,6 +113,7 @@ def psnr_curves(runs: Sequence[Run], stacked: bool = False) -> Figure:
             axes.set_title({"train": "Training", "validation": "Validation"}[part] + " PSNR (dB)")
             axes.set_xlabel("iteration")
         grid[0].legend()
+    figure.set_label(f"{name}: PSNR of rays of training and of validation views over iterations, a line a seed.")
     return figure
 
 

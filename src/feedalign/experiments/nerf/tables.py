@@ -8,7 +8,6 @@ from statistics import fmean
 from typing import Any
 
 from feedalign.experiments.accuracy_tables import INTERVAL_NOTE
-from feedalign.experiments.errors import RecordError
 from feedalign.experiments.names import label, rank, short_name
 from feedalign.experiments.records import Run
 from feedalign.experiments.tables import Interval, Table, interval
@@ -169,13 +168,6 @@ def views_table(name: str, rules: dict[str, list[Run]]) -> Table:
 
 def _few_views(rules: dict[str, list[Run]]) -> bool:
     return any(len(run.record.metrics.get("test", {"views": ()})["views"]) <= MOST_VIEWS for run in _all(rules))
-
-
-def no_records(folder: object) -> RecordError:
-    """Return the error that a folder without records of scenes gives."""
-    return RecordError(
-        f"Expected records of scenes at or below {folder}, found none. `feedalign train nerf` makes some."
-    )
 
 
 def _rules(scenes: Scenes) -> list[str]:
