@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn.functional import avg_pool2d, grid_sample
 
+from feedalign.experiments.data.cameras import camera_rays
 from feedalign.experiments.data.scenes import SCENES, Scene, SceneConfig, Views, load_scene
 from feedalign.experiments.errors import DataError
 from feedalign.experiments.nerf.rays import all_rays
@@ -150,6 +152,35 @@ def test_axes_of_photographs_are_down_right_and_backward(data_root, fern):
             assert mine[:, ours] @ other[:, ours_too] == pytest.approx(expected, abs=1e-6)
         shift = sign * first[:, theirs] @ (second[:, 3] - first[:, 3]) * (4 / 3) / rows[:, 15:].min()
         assert mine[:, ours] @ (other[:, 3] - mine[:, 3]) == pytest.approx(shift, abs=1e-5)
+
+
+def disagreement(scene, axes):
+    """How much three photographs differ from a fourth at the best depth for each pixel, with cameras turned by axes."""
+    poses, factor = scene.train.poses.clone(), 9
+    poses[:, :, :3] = poses[:, :, :3] @ axes
+    height, width, focal = scene.height // factor, scene.width // factor, scene.focal / factor
+    images = avg_pool2d(scene.train.images.permute(0, 3, 1, 2), factor)
+    origins, directions = camera_rays(poses[1], height, width, focal)
+    errors = []
+    for inverse in torch.linspace(1 / scene.depths[1], 1 / scene.depths[0], 16):
+        others = []
+        for other in (0, 2, 3):
+            points = (origins + directions / inverse - poses[other, :, 3]) @ poses[other, :, :3]
+            x, y = focal * points[..., 0] / -points[..., 2], focal * points[..., 1] / points[..., 2]
+            places = torch.stack([x / (width / 2), y / (height / 2)], dim=-1)[None]
+            seen = grid_sample(images[other, None], places, align_corners=False, padding_mode="border")[0]
+            others.append((seen - images[1]).abs().mean(dim=0))
+        errors.append(torch.stack(others).mean(dim=0))
+    return torch.stack(errors).amin(dim=0).mean()
+
+
+def test_photographs_agree_where_their_cameras_say(data_root):
+    """An oracle that knows nothing of file formats: only with the right axes do the views of one place look alike."""
+    scene = load_scene(SceneConfig("fern", shrink=8, limit=5, held_limit=1), data_root)
+    right = disagreement(scene, torch.eye(3))
+    rolled = torch.tensor([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]])
+    for wrong in (rolled, rolled @ rolled, rolled.T, torch.diag(torch.tensor([-1.0, 1, -1]))):
+        assert right < 0.75 * disagreement(scene, wrong)
 
 
 def test_fern_without_device_coordinates(fern, data_root):
