@@ -79,8 +79,8 @@ class TokenStream:
         So every token but the first is foretold once, from those before it in its chunk.
         """
         whole = self.chunks(context) if len(self) > context else 0
-        for numbers in torch.split(torch.arange(whole), batch):
-            yield self.batch(numbers, context)
+        for start in range(0, whole, batch):
+            yield self.batch(torch.arange(start, min(start + batch, whole)), context)
         rest = torch.from_numpy(np.asarray(self.tokens[whole * context :]).astype(np.int64))
         if len(rest) > 1:
             yield rest[None, :-1], rest[None, 1:]
