@@ -20,7 +20,6 @@ from feedalign.cli.demo import Demo
 from feedalign.cli.generate import Generate
 from feedalign.cli.inspect import Inspect
 from feedalign.cli.render import Render
-from feedalign.cli.render import Render
 from feedalign.cli.report import Report
 from feedalign.cli.table import ShowTable
 from feedalign.cli.theory import Theory
@@ -29,11 +28,11 @@ from feedalign.cli.train_ctr import TrainCtr
 from feedalign.cli.train_graph import TrainGae, TrainGraph
 from feedalign.cli.train_lm import TrainLm
 from feedalign.cli.train_nerf import TrainNerf
-from feedalign.cli.train_nerf import TrainNerf
 from feedalign.cli.tune import TuneVision
 from feedalign.cli.tune_ctr import TuneCtr
 from feedalign.cli.tune_graph import TuneGraph
 from feedalign.cli.tune_lm import TuneLm
+from feedalign.cli.tune_nerf import TuneNerf
 
 DESCRIPTION = """\
 Train PyTorch models without weight transport. Backpropagation sends the output error back through the transposed
@@ -47,7 +46,6 @@ random matrices. These commands compare the two (and "shallow", where only the l
   feedalign train ctr                                 networks that tell which rows of a log are clicks
   feedalign train lm                                  a Transformer that foretells text
   feedalign generate runs/lm/python-small/bp-seed0    and goes on with one (train it with --keep)
-  feedalign train nerf                                a scene from photographs
   feedalign train nerf                                a scene from photographs
   feedalign tune vision --preset mnist-rules          find learning rates, with equal budgets
   feedalign report runs/demo                          tables and pictures
@@ -98,9 +96,9 @@ def _app() -> SubcommandApp:
     train.command(name="ctr")(TrainCtr)
     train.command(name="lm")(TrainLm)
     train.command(name="nerf")(TrainNerf)
-    train.command(name="nerf")(TrainNerf)
     tune.command(name="vision")(TuneVision)
     tune.command(name="graph")(TuneGraph)
+    tune.command(name="nerf")(TuneNerf)
     tune.command(name="ctr")(TuneCtr)
     tune.command(name="lm")(TuneLm)
     bench.command(name="step")(BenchStep)
@@ -118,7 +116,6 @@ def _app() -> SubcommandApp:
     app.command(train, name="train", help=TRAIN)
     app.command(tune, name="tune", help=TUNE)
     app.command(name="generate")(Generate)
-    app.command(name="render")(Render)
     app.command(name="render")(Render)
     app.command(name="report")(Report)
     app.command(bench, name="bench", help=BENCH)

@@ -254,6 +254,7 @@ def _cell(found: Mapping[str, Any] | None, name: str) -> str:
 def studies_table(summary: Mapping[str, Any]) -> Table:
     """Return what tuning found, a row a rule: the chosen settings, and how all trials did on validation data."""
     changed = list(summary["space"])
+    unit, scale = ("dB", 1) if summary["chosen_by"].endswith("_psnr") else ("%", 100)
     rows = []
     for rule, trials in summary["trials"].items():
         reached = sorted(trial[summary["chosen_by"]] for trial in trials)
@@ -263,13 +264,13 @@ def studies_table(summary: Mapping[str, Any]) -> Table:
                 label(rule),
                 f"{len(trials)} of {summary['trials_per_rule']}",
                 *(_cell(found, name) for name in changed),
-                f"{100 * reached[-1]:.2f}",
-                f"{100 * reached[0]:.2f}",
+                f"{scale * reached[-1]:.2f}",
+                f"{scale * reached[0]:.2f}",
             )
         )
     figure = summary["chosen_by"].replace("_", " ")
     return Table(
         title=f"{summary['name']}: settings chosen by {figure}",
-        headings=("rule", "trials", *(name.partition(".")[2] for name in changed), "best (%)", "worst (%)"),
+        headings=("rule", "trials", *(name.partition(".")[2] for name in changed), f"best ({unit})", f"worst ({unit})"),
         rows=tuple(rows),
     )

@@ -1,11 +1,14 @@
 """Configurations by name: small ones that a processor can run, and the published ones at their full scale.
 
-``rules`` of a preset hold what a search over the learning rate, the same for every rule and judged on validation views,
-found to be best for each.
+What a search over learning rates, the same for every rule and judged on validation views, chose for small ones is in
+``tuned.json`` beside this file; how each trial did, in ``results/nerf/<name>/tuning.json``.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
+from importlib.resources import files
 from typing import Any
 
 from feedalign.experiments.data.scenes import BLENDER, FORWARD_FACING, SceneConfig
@@ -24,10 +27,6 @@ WIDER = {**dict.fromkeys(("fern", "fortress", "room"), 425), **dict.fromkeys(("d
 
 def _rate(rate: float) -> OptimiserConfig:
     return OptimiserConfig("adam", rate)
-
-
-def _rates(bp: float, dfa: float, shallow: float) -> dict[str, Mapping[str, Any]]:
-    return {rule: {"optimiser.learning_rate": rate} for rule, rate in (("bp", bp), ("dfa", dfa), ("shallow", shallow))}
 
 
 TINY = Config(
@@ -67,27 +66,32 @@ FULL = Config(
 
 
 def _small() -> dict[str, Preset[Config]]:
-    return {
-        DEFAULT: Preset("Spheres on a disc, traced here: minutes, no download", TRACED, _rates(5e-3, 5e-3, 5e-3)),
-        "tiny-lego": Preset(
-            "Lego at 100 pixels, one field of two hidden layers", TINY, _rates(5e-3, 5e-3, 5e-3)
-        ),
-        "tiny-nerf": Preset(
+    rows = {
+        DEFAULT: ("Spheres on a disc, traced here: minutes, no download", TRACED),
+        "tiny-lego": ("Lego at 100 pixels, one field of two hidden layers", TINY),
+        "tiny-nerf": (
             "The same on the 106 views of the tiny example that Mildenhall et al. published",
             replace(TINY, data=SceneConfig("tiny-nerf")),
-            _rates(5e-3, 5e-3, 5e-3),
         ),
-        "lego-400": Preset(
+        "lego-400": (
             "Lego from a folder of pictures of 400 pixels, coarse and fine fields: an hour or two of a processor",
             HALF,
-            _rates(1e-3, 1e-3, 1e-3),
         ),
-        "fern-8": Preset(
+        "fern-8": (
             "Fern at an eighth of its size, coarse and fine fields: an hour or two of a processor",
             SMALL_FERN,
-            _rates(1e-3, 1e-3, 1e-3),
         ),
-    }  # fmt: skip
+    }
+    return {name: Preset(about, config, tuned().get(name, {})) for name, (about, config) in rows.items()}
+
+
+@lru_cache(maxsize=1)
+def tuned() -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Return what tuning chose, by configuration and rule, as it comes with the package."""
+    found: dict[str, dict[str, Mapping[str, Any]]] = json.loads(
+        files(__package__).joinpath("tuned.json").read_text(encoding="utf-8")
+    )
+    return found
 
 
 def _of_launay(scene: str) -> Config:
