@@ -3,6 +3,8 @@
 import shutil
 from pathlib import Path
 
+from feedalign.cli.failures import code, message
+
 
 def test_data_list_shows_the_click_logs(command, data_root: Path, tmp_path: Path) -> None:
     said = command("data", "list", "--data-root", tmp_path)
@@ -47,3 +49,24 @@ def test_what_cannot_be_fetched_says_where_it_is(command, tmp_path: Path) -> Non
     said = command("data", "fetch", "avazu", "--data-root", tmp_path)
     assert said.code == 2
     assert "https://www.kaggle.com/c/avazu-ctr-prediction/data" in said.message
+
+
+def test_bench_clicks_teaches_and_refuses_lengths_that_are_too_short(command, tmp_path: Path) -> None:
+    said = command("bench", "clicks", "--help")
+    assert said.code == 0
+    assert "Example: feedalign bench clicks --rows 200000 1000000" in said.out
+    said = command("bench", "clicks", "--rows", "5", "--output", tmp_path)
+    assert said.code == 2
+    assert "Expected at least one length, of at least 10 rows each; found (5,)." in said.message
+
+
+def test_bench_clicks_says_which_rows_it_needs(command, tmp_path: Path) -> None:
+    said = command("bench", "clicks", "--rows", "20", "--data-root", tmp_path, "--output", tmp_path / "runs")
+    assert said.code == 2
+    assert "Criteo, the first 8,000 rows is missing. Expected:" in said.message
+
+
+def test_the_missing_extra_is_named_with_its_command() -> None:
+    error = ModuleNotFoundError("No module named 'polars'", name="polars")
+    assert message(error).endswith("needs the package 'polars', which is not installed: pip install \"feedalign[ctr]\"")
+    assert code(error) == 2

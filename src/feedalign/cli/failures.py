@@ -10,6 +10,7 @@ OPTIONAL = {
         "vision",
     ),
     **dict.fromkeys(("optuna", "torch_geometric"), "graph"),
+    "polars": "ctr",
     "tokenizers": "lm",
     **dict.fromkeys(("PIL", "skimage"), "nerf"),
 }

@@ -57,7 +57,7 @@ def _check_columns(path: Path, number: int, text: bytes, layout: Layout) -> None
     columns = len(layout.columns)
     array = np.frombuffer(text, np.uint8)
     marks = array[(array == ord(layout.separator)) | (array == NEWLINE)]
-    # A line of so many columns ends at every so manieth separator or line end.
+    # Faster than line by line: of so many separators and line ends in a row, the last and no other ends a line.
     if len(marks) % columns == 0:
         ends = marks.reshape(-1, columns) == NEWLINE
         if ends[:, -1].all() and not ends[:, :-1].any():
