@@ -12,6 +12,7 @@ from feedalign.bench.cells import MIB
 from feedalign.bench.click_tables import clicks_costs
 from feedalign.bench.memory_tables import over
 from feedalign.bench.methods import label
+from feedalign.bench.nerf_tables import nerf_speeds
 from feedalign.bench.products import BATCHED, STACKED
 from feedalign.bench.tables import WORDS
 from feedalign.experiments import plots
@@ -189,6 +190,12 @@ PICTURES: dict[str, tuple[Draw, str, str, str]] = {
         "Cost of an accuracy",
         "Operations until a test accuracy is reached, per configuration; the table above holds the numbers.",
         "Means over seeds; no mark where not every seed got there.",
+    ),
+    "bench-nerf": (
+        nerf_speeds,
+        "Rays of radiance fields",
+        "Speed of training under DFA and shallow, and of skipping empty space; the table above holds the numbers.",
+        "Medians over rounds. The black mark is the limit that the count of operations sets.",
     ),
     "bench-clicks": (
         clicks_costs,

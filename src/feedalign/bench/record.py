@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from feedalign.bench import accuracy, alignment, clicks, feedback, memory, products, step
+from feedalign.bench import accuracy, alignment, clicks, feedback, memory, nerf, products, step
 from feedalign.bench.timing import Progress
 from feedalign.experiments.files import writable_folder
 from feedalign.experiments.provenance import provenance, threads_bound
@@ -19,6 +19,7 @@ Config = (
     | products.ProductsConfig
     | accuracy.AccuracyConfig
     | clicks.ClicksConfig
+    | nerf.NerfConfig
 )
 Measure = Callable[[Any, Progress | None], list[dict[str, Any]]]
 KINDS: dict[type[Config], tuple[str, Measure]] = {
@@ -29,6 +30,7 @@ KINDS: dict[type[Config], tuple[str, Measure]] = {
     products.ProductsConfig: ("bench-products", products.measure),
     accuracy.AccuracyConfig: ("bench-accuracy", accuracy.measure),
     clicks.ClicksConfig: ("bench-clicks", clicks.measure),
+    nerf.NerfConfig: ("bench-nerf", nerf.measure),
 }
 
 

@@ -8,6 +8,7 @@ from feedalign.bench.cells import MIB, PEAK, Case, descriptions, methods, mib, m
 from feedalign.bench.click_tables import clicks_table
 from feedalign.bench.memory_tables import growth_table, sizes_table, speed_table
 from feedalign.bench.methods import label
+from feedalign.bench.nerf_tables import nerf_table
 from feedalign.experiments.tables import Table
 
 
@@ -176,6 +177,7 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], Table], ...]] = {
     "bench-products": (products_table,),
     "bench-accuracy": (accuracy_cost_table,),
     "bench-clicks": (clicks_table,),
+    "bench-nerf": (nerf_table,),
 }
 
 

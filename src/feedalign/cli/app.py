@@ -15,6 +15,7 @@ from feedalign.cli.bench import (
     BenchProducts,
     BenchStep,
 )
+from feedalign.cli.bench_nerf import BenchNerf
 from feedalign.cli.data import CheckData, FetchData, ListData
 from feedalign.cli.demo import Demo
 from feedalign.cli.generate import Generate
@@ -108,6 +109,7 @@ def _app() -> SubcommandApp:
     bench.command(name="products")(BenchProducts)
     bench.command(name="accuracy")(BenchAccuracy)
     bench.command(name="clicks")(BenchClicks)
+    bench.command(name="nerf")(BenchNerf)
     data.command(name="list")(ListData)
     data.command(name="check")(CheckData)
     data.command(name="fetch")(FetchData)

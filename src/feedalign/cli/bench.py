@@ -68,7 +68,7 @@ class BenchStep:
         config = StepConfig(
             self.cases, self.methods, self.rounds, self.warmup, self.device, self.precision, self.seed
         )  # fmt: skip
-        _run(config, self.output)
+        run_bench(config, self.output)
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class BenchMemory:
             self.depths, self.widths, self.batches, self.depth, self.methods, self.rounds, self.warmup, self.device,
             self.precision, self.seed,
         )  # fmt: skip
-        _run(config, self.output)
+        run_bench(config, self.output)
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class BenchFeedback:
         config = FeedbackConfig(
             self.classes, self.widths, self.rows, self.rounds, self.warmup, self.device, self.seed
         )  # fmt: skip
-        _run(config, self.output)
+        run_bench(config, self.output)
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class BenchAlignment:
 
     def run(self) -> None:
         """Measure, with a bar per case, and print the table."""
-        _run(AlignmentConfig(self.cases, self.rounds, self.warmup, self.device, self.seed), self.output)
+        run_bench(AlignmentConfig(self.cases, self.rounds, self.warmup, self.device, self.seed), self.output)
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ class BenchProducts:
 
     def run(self) -> None:
         """Measure, with a bar per system, and print the table."""
-        _run(ProductsConfig(self.systems, self.rounds, self.warmup, self.device, self.seed), self.output)
+        run_bench(ProductsConfig(self.systems, self.rounds, self.warmup, self.device, self.seed), self.output)
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ class BenchAccuracy:
 
     def run(self) -> None:
         """Look through the records, and print the table."""
-        _run(AccuracyConfig(str(self.runs), self.names, self.targets), self.output)
+        run_bench(AccuracyConfig(str(self.runs), self.names, self.targets), self.output)
 
 
 @dataclass(frozen=True)
@@ -267,10 +267,11 @@ class BenchClicks:
     def run(self) -> None:
         """Measure, with a bar per length, and print the table."""
         root, scratch = (None if path is None else str(path) for path in (self.data_root, self.scratch))
-        _run(ClicksConfig(self.rows, root, scratch, self.device, self.seed), self.output)
+        run_bench(ClicksConfig(self.rows, root, scratch, self.device, self.seed), self.output)
 
 
-def _run(config: Config, output: Path) -> None:
+def run_bench(config: Config, output: Path) -> None:
+    """Measure with a bar, write the record, and print the tables."""
     timed = not isinstance(config, AccuracyConfig | ClicksConfig)
     if timed and config.device == "cpu" and torch.get_num_threads() > 1 and not threads_bound():
         say(

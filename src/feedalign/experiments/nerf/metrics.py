@@ -26,7 +26,7 @@ def ssim(picture: Tensor, truth: Tensor) -> float:
     # Imported here, so that every other command runs without it.
     from skimage.metrics import structural_similarity
 
-    value = structural_similarity(
+    value = structural_similarity(  # type: ignore[no-untyped-call, unused-ignore]
         picture.numpy().astype(np.float64),
         truth.numpy().astype(np.float64),
         channel_axis=-1,

@@ -40,7 +40,7 @@ TINY = Config(
     alignment=256,
     pictured=2,
 )
-TRACED = replace(TINY, data=SceneConfig("traced"), iterations=1_000, every=100, rays=512)
+TRACED = replace(TINY, data=SceneConfig("traced"), iterations=600, every=50, rays=512)
 HALF = Config(
     data=SceneConfig("lego"),
     model=LAUNAY_FIELD,

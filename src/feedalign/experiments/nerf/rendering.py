@@ -86,7 +86,7 @@ class Radiance(nn.Module):
     def forward(self, rays: Rays) -> Seen:
         """Return what rays met."""
         chunk = self.rendering.rays_at_a_time
-        parts = [self.chunk(Rays(*part)) for part in zip(*(values.split(chunk) for values in rays), strict=True)]
+        parts = [self.chunk(Rays(*part)) for part in zip(*(torch.split(values, chunk) for values in rays), strict=True)]
         if len(parts) == 1:
             return parts[0]
         coarse = [part.coarse for part in parts if part.coarse is not None]

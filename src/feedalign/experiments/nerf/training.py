@@ -15,7 +15,7 @@ from feedalign.experiments.nerf.lines import lean
 from feedalign.experiments.nerf.metrics import psnr
 from feedalign.experiments.nerf.pictures import keep_pictures
 from feedalign.experiments.nerf.rays import Rays, pixel_rays
-from feedalign.experiments.nerf.rendering import Seen
+from feedalign.experiments.nerf.rendering import Radiance, Seen
 from feedalign.experiments.nerf.shuffle import Shuffled
 from feedalign.experiments.nerf.views import evaluating, find_empty_space, score
 from feedalign.experiments.progress import Progress
@@ -35,6 +35,7 @@ class NerfTraining(Training[Config]):
     experiment = "nerf"
     chosen_by = "validation_psnr"
     reported = ("train_loss", "train_psnr", "validation_loss", "validation_psnr")
+    network: Radiance
 
     def __init__(self, config: Config, scene: Scene, directory: Path, progress: Progress) -> None:
         super().__init__(config, directory, progress, config.precision)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from feedalign.experiments.nerf.config import Config
 from feedalign.experiments.nerf.presets import PRESETS
@@ -18,7 +19,13 @@ LINES = 4
 
 
 def study(
-    name: str, rule: str, output: Path, *, iterations: int = 1_000, runs: int = 1, device: str = "cpu"
+    name: str,
+    rule: str,
+    output: Path,
+    *,
+    iterations: int = 1_000,
+    runs: int = 1,
+    device: Literal["auto", "cpu"] = "cpu",
 ) -> Study[Config]:
     """Return what is tried for a preset under a rule: each of the learning rates once, whatever the rule.
 
@@ -68,7 +75,7 @@ def studies(
     *,
     iterations: int = 1_000,
     runs: int = 1,
-    device: str = "cpu",
+    device: Literal["auto", "cpu"] = "cpu",
 ) -> list[Study[Config]]:
     """Return the studies of several presets under each rule; see :func:`study`."""
     rules = list(rules)
