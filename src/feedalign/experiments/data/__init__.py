@@ -1,4 +1,4 @@
-"""Data sets by name: images here, graphs in :mod:`feedalign.experiments.data.graphs`.
+"""Data sets by name: images here, graphs, click logs and others in modules of their own (graphs, clicks, scenes).
 
 =============  ======  =======  =====  ============  =======
 name           train   test     shape  classes       files
