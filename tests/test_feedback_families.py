@@ -10,6 +10,7 @@ from torch.func import functional_call, grad, vmap
 from torch.profiler import ProfilerActivity, profile
 
 import feedalign as fa
+from feedalign.bench.cost import peak_memory
 from feedalign.feedback import Hadamard, Regenerated, Sparse, dense, kept
 from feedalign.feedback import regenerated as regenerated_module
 from feedalign.feedback.hadamard import transform, walsh
@@ -168,6 +169,15 @@ def test_hadamard_rows_are_orthogonal_and_its_columns_differ() -> None:
     directions = matrix * matrix[0].sign()  # a single transform would leave 16 of them
     assert len(directions.T.round(decimals=9).unique(dim=0)) > 900
     assert matrix.pow(4).mean().item() == pytest.approx(3, abs=0.3)  # as of Gaussian numbers
+
+
+def test_hadamard_projects_a_large_error_in_little_memory() -> None:
+    feedback, parts, error = Hadamard(), (("p", 24, 0.5), ("q", 3, 2.0)), torch.randn(500, 5000)
+    numbers = feedback.keep(0, parts, 5000, error.dtype, error.device)
+    expected = error @ feedback.scaled(0, parts, 5000, error.dtype)
+    torch.testing.assert_close(feedback.product(error, parts, numbers), expected, rtol=1e-4, atol=1e-4)
+    peak = peak_memory(lambda: feedback.product(error, parts, numbers), error.device)
+    assert peak < 2 * error.numel() * error.element_size()  # padded to 8192 and transformed whole it would be 5 times
 
 
 def test_hadamard_rows_do_not_repeat_where_the_error_is_wider_than_the_point() -> None:

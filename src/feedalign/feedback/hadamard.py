@@ -11,6 +11,10 @@ from feedalign.feedback.feedback import Feedback, Kept, Parts, seeded
 
 STAGE = 32
 """Size of the matrices that a transform is composed of: on a CPU the fastest one."""
+CHUNK = 2**20
+"""Numbers that a CPU transforms at a time: so many fit into its cache, and into little memory."""
+ELSEWHERE = 2**26
+"""The same on accelerators, which need more to do at once."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,13 @@ class Hadamard(Feedback):
 
     def product(self, error: Tensor, parts: Parts, kept: Kept) -> Tensor:
         """Return ``error [N, C]`` times the scaled matrices side by side, ``[N, sum of columns]``."""
+        size = max(len(second) for second in kept[2::2])
+        rows = max(1, (CHUNK if error.device.type == "cpu" else ELSEWHERE) // size)
+        if len(error) <= rows or torch.compiler.is_compiling():
+            return self._product(error, parts, kept)
+        return torch.cat([self._product(some, parts, kept) for some in torch.split(error, rows)])
+
+    def _product(self, error: Tensor, parts: Parts, kept: Kept) -> Tensor:
         small, *vectors = kept
         made = []
         for (_, columns, _), first, second in zip(parts, vectors[::2], vectors[1::2], strict=True):
