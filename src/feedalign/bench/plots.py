@@ -10,11 +10,13 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from feedalign.bench.cells import MIB
 from feedalign.bench.click_tables import clicks_costs
+from feedalign.bench.ctr_tables import ctr_costs
 from feedalign.bench.memory_tables import over
 from feedalign.bench.methods import label
 from feedalign.bench.nerf_tables import nerf_speeds
 from feedalign.bench.products import BATCHED, STACKED
 from feedalign.bench.tables import WORDS
+from feedalign.bench.vocabulary_tables import vocabulary_costs
 from feedalign.experiments import plots
 from feedalign.experiments.panels import labelled, logarithmic, panels
 from feedalign.experiments.styles import (
@@ -196,6 +198,18 @@ PICTURES: dict[str, tuple[Draw, str, str, str]] = {
         "Rays of radiance fields",
         "Speed of training under DFA and shallow, and of skipping empty space; the table above holds the numbers.",
         "Medians over rounds. The black mark is the limit that the count of operations sets.",
+    ),
+    "bench-vocabulary": (
+        vocabulary_costs,
+        "Size of the vocabulary",
+        "Speed of a language model's training step relative to backprop; the table above holds the numbers.",
+        "Medians over rounds, whiskers are quartiles. The black mark is the limit that the count of operations sets.",
+    ),
+    "bench-ctr": (
+        ctr_costs,
+        "Categories of click logs",
+        "Time of a training step over the number of categories; the table above holds the numbers.",
+        "Medians over rounds. A step with sparse tables takes no longer with more categories.",
     ),
     "bench-clicks": (
         clicks_costs,

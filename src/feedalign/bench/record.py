@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from feedalign.bench import accuracy, alignment, clicks, feedback, memory, nerf, products, step
+from feedalign.bench import accuracy, alignment, clicks, ctr, feedback, memory, nerf, products, step, vocabulary
 from feedalign.bench.timing import Progress
 from feedalign.experiments.files import writable_folder
 from feedalign.experiments.provenance import provenance, threads_bound
@@ -20,6 +20,8 @@ Config = (
     | accuracy.AccuracyConfig
     | clicks.ClicksConfig
     | nerf.NerfConfig
+    | vocabulary.VocabularyConfig
+    | ctr.CtrConfig
 )
 Measure = Callable[[Any, Progress | None], list[dict[str, Any]]]
 KINDS: dict[type[Config], tuple[str, Measure]] = {
@@ -31,6 +33,8 @@ KINDS: dict[type[Config], tuple[str, Measure]] = {
     accuracy.AccuracyConfig: ("bench-accuracy", accuracy.measure),
     clicks.ClicksConfig: ("bench-clicks", clicks.measure),
     nerf.NerfConfig: ("bench-nerf", nerf.measure),
+    vocabulary.VocabularyConfig: ("bench-vocabulary", vocabulary.measure),
+    ctr.CtrConfig: ("bench-ctr", ctr.measure),
 }
 
 

@@ -6,9 +6,11 @@ from typing import Any
 from feedalign.bench.alignment import BACKPROP, BLOCKS, COPIED, DEFAULT, SAMPLES, STEP
 from feedalign.bench.cells import MIB, PEAK, Case, descriptions, methods, mib, milliseconds, where
 from feedalign.bench.click_tables import clicks_table
+from feedalign.bench.ctr_tables import ctr_table
 from feedalign.bench.memory_tables import growth_table, sizes_table, speed_table
 from feedalign.bench.methods import label
 from feedalign.bench.nerf_tables import nerf_table
+from feedalign.bench.vocabulary_tables import vocabulary_table
 from feedalign.experiments.tables import Table
 
 
@@ -178,6 +180,8 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], Table], ...]] = {
     "bench-accuracy": (accuracy_cost_table,),
     "bench-clicks": (clicks_table,),
     "bench-nerf": (nerf_table,),
+    "bench-vocabulary": (vocabulary_table,),
+    "bench-ctr": (ctr_table,),
 }
 
 

@@ -15,7 +15,9 @@ from feedalign.cli.bench import (
     BenchProducts,
     BenchStep,
 )
+from feedalign.cli.bench_ctr import BenchCtr
 from feedalign.cli.bench_nerf import BenchNerf
+from feedalign.cli.bench_vocabulary import BenchVocabulary
 from feedalign.cli.data import CheckData, FetchData, ListData
 from feedalign.cli.demo import Demo
 from feedalign.cli.generate import Generate
@@ -110,6 +112,8 @@ def _app() -> SubcommandApp:
     bench.command(name="accuracy")(BenchAccuracy)
     bench.command(name="clicks")(BenchClicks)
     bench.command(name="nerf")(BenchNerf)
+    bench.command(name="vocabulary")(BenchVocabulary)
+    bench.command(name="ctr")(BenchCtr)
     data.command(name="list")(ListData)
     data.command(name="check")(CheckData)
     data.command(name="fetch")(FetchData)
