@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from feedalign.experiments.lm.tables import Family, Row, families, place
-from feedalign.experiments.panels import logarithmic, panels
+from feedalign.experiments.names import full_name
+from feedalign.experiments.panels import LEGEND_LINE, logarithmic, panels
 from feedalign.experiments.records import Run
 from feedalign.experiments.styles import SETTINGS, style
 
@@ -42,11 +43,11 @@ def lm_pictures(runs: Sequence[Run], stacked: bool = False) -> Iterator[tuple[st
 def curves(rows: Family, stacked: bool = False) -> Figure:
     """Return the validation perplexity against tokens seen: the mean over seeds and the range between them."""
     with mpl.rc_context(SETTINGS):
-        figure, (axes,) = panels(1, stacked, height=3.6, outside=0 if stacked else len(rows))
+        figure, (axes,) = panels(1, stacked, height=3.4 + LEGEND_LINE * len(rows))
         looks = cycle(zip(SHADES, MARKS, strict=True))
         for row, runs in rows.items():
-            color, mark = next(looks) if row.points else (style(row.rule)["color"], "")
-            line = "--" if row.points == "macro" else "-." if row.points else style(row.rule)["linestyle"]
+            color, mark = next(looks) if row.points else (style(full_name(row.rule))["color"], "")
+            line = "--" if row.points == "macro" else "-." if row.points else style(full_name(row.rule))["linestyle"]
             seen = _by_step(runs)
             millions = [step / 1e6 for step in seen]
             axes.plot(
@@ -59,7 +60,7 @@ def curves(rows: Family, stacked: bool = False) -> Figure:
         logarithmic(axes)
         axes.set_title("Validation perplexity")
         axes.set_xlabel("tokens seen (millions)")
-        figure.legend(loc="outside lower center" if stacked else "outside right upper", handlelength=3.6)
+        figure.legend(loc="outside lower center", handlelength=3.6)
     return figure
 
 
@@ -82,10 +83,10 @@ def alignment(rows: Family, stacked: bool = False) -> Figure | None:
         return None
     most = max(len(_cosines(runs)[1]) for runs in measured.values())
     with mpl.rc_context({**SETTINGS, "axes.grid": False}):
-        figure, grid = panels(len(measured), stacked, height=1.6 + 0.22 * most, columns=2)
+        figure, grid = panels(len(measured), stacked, height=2.2 + 0.22 * most, columns=2)
         for axes, (row, runs) in zip(grid, measured.items(), strict=True):
             image = _map(axes, row, runs)
-        figure.colorbar(image, ax=grid, label="cosine with backpropagation", shrink=0.8)
+        figure.colorbar(image, ax=grid, label="cosine", shrink=0.9)
     return figure
 
 
