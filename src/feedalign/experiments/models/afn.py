@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from feedalign.experiments.models.click_layers import ClickNetwork, FirstOrder, Table, hidden_layers, names
 
@@ -33,13 +32,12 @@ class Logarithmic(nn.Module):
 
     def __init__(self, fields: int, units: int) -> None:
         super().__init__()
-        bound = fields**-0.5
-        self.weight = nn.Parameter(torch.empty(units, fields).uniform_(-bound, bound))
+        self.powers = nn.Linear(fields, units, bias=False)
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Return the products of powers."""
         logarithms = torch.log1p(vectors.abs() + LEAST)
-        return torch.relu(torch.expm1(F.linear(logarithms.transpose(1, 2), self.weight))).flatten(1)
+        return torch.relu(torch.expm1(self.powers(logarithms.transpose(1, 2)))).flatten(1)
 
 
 class AFN(ClickNetwork):

@@ -9,10 +9,9 @@ from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
-class Table(nn.Module):
+class Table(nn.Embedding):
     """A vector for every category of every field, in one table: a row of indices is one look-up.
 
     The first values are those of Glorot & Bengio 2010 for a matrix of this shape: the more categories, the smaller.
@@ -30,16 +29,17 @@ class Table(nn.Module):
     offsets: Tensor
 
     def __init__(self, sizes: Sequence[int], width: int, sparse: bool = False) -> None:
-        super().__init__()
-        self.sparse = sparse
-        self.weight = nn.Parameter(torch.empty(sum(sizes), width))
-        nn.init.xavier_uniform_(self.weight)
+        super().__init__(sum(sizes), width, sparse=sparse)
         first = torch.tensor([0, *accumulate(sizes[:-1])])
         self.register_buffer("offsets", first, persistent=False)
 
+    def reset_parameters(self) -> None:
+        """Draw the values anew."""
+        nn.init.xavier_uniform_(self.weight)
+
     def forward(self, indices: Tensor) -> Tensor:
         """Return the vectors of the categories."""
-        return F.embedding(indices + self.offsets, self.weight, sparse=self.sparse)
+        return super().forward(indices + self.offsets)
 
 
 class FirstOrder(nn.Module):
