@@ -20,6 +20,8 @@ RULES = ("bp", "dfa", "shallow")
 HEADINGS = {"bp": "backprop", "dfa": "DFA", "shallow": "shallow"}
 NONE = "-"
 CLOSE, CLOSE_AUC, FAR, ALIGNED = 0.5, 0.015, 15.0, 0.5
+HAIR = 1e-9
+"""By which binary fractions miss decimal ones: a demand that is met exactly is met."""
 """Points, AUC, points and cosine: what a reproduction is asked for, see :func:`summary_table`."""
 
 
@@ -247,23 +249,23 @@ def summary_table(cells: Cells) -> Table:
 
 def _reaches(cells: Cells, graph: str, kind: str) -> bool | None:
     ours = cells.figure(cell(graph, kind), "dfa", "test_accuracy", 100)
-    return None if ours is None else ours.mean >= published()["accuracy"][graph][kind]["dfa"] - CLOSE
+    return None if ours is None else ours.mean >= published()["accuracy"][graph][kind]["dfa"] - CLOSE - HAIR
 
 
 def _as_close(cells: Cells, graph: str, kind: str) -> bool | None:
     dfa, bp = (cells.figure(cell(graph, kind), rule, "test_accuracy", 100) for rule in ("dfa", "bp"))
     theirs = published()["accuracy"][graph][kind]
-    return None if dfa is None or bp is None else bp.mean - dfa.mean <= theirs["bp"] - theirs["dfa"]
+    return None if dfa is None or bp is None else bp.mean - dfa.mean <= theirs["bp"] - theirs["dfa"] + HAIR
 
 
 def _far_below(cells: Cells, graph: str, kind: str) -> bool | None:
     dfa, shallow = (cells.figure(cell(graph, kind), rule, "test_accuracy", 100) for rule in ("dfa", "shallow"))
-    return None if dfa is None or shallow is None else shallow.mean <= dfa.mean - FAR
+    return None if dfa is None or shallow is None else shallow.mean <= dfa.mean - FAR + HAIR
 
 
 def _foretells(cells: Cells, graph: str, kind: str) -> bool | None:
     ours = cells.figure(cell(graph, kind), "dfa", "test_auc")
-    return None if ours is None else ours.mean >= published()["autoencoder"][graph]["auc"]["dfa"] - CLOSE_AUC
+    return None if ours is None else ours.mean >= published()["autoencoder"][graph]["auc"]["dfa"] - CLOSE_AUC - HAIR
 
 
 def _aligned(cells: Cells, graph: str, kind: str) -> bool | None:
