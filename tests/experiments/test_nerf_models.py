@@ -126,6 +126,16 @@ def test_the_view_layer_gets_the_projected_error():
     torch.testing.assert_close(field.view.weight.grad, signal.T @ joined, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", SHAPES)
+def test_no_field_starts_without_any_density(name):
+    positions, directions = inputs(20, 8)
+    for seed in range(10):
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            density = SHAPES[name].build()(2 * positions, directions)[..., 3]
+        assert (density > 0).float().mean() > 0.9, seed
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [

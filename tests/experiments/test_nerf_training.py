@@ -27,7 +27,7 @@ SCENE = SceneConfig("traced", size=32, limit=24, held_limit=2)
 TINY = Config(
     name="tiny",
     data=SCENE,
-    model=FieldConfig(16, 2, skip=None, directions=False, position_octaves=4),
+    model=FieldConfig(32, 2, skip=None, directions=False, position_octaves=4),
     rendering=RenderingConfig(12, 0, chunk=768),
     optimiser=OptimiserConfig("adam", 5e-3),
     iterations=20,
@@ -126,7 +126,7 @@ def test_the_step_of_dfa_is_that_of_the_projected_error(tmp_path, scene):
     even = torch.linspace(scene.near, scene.far, 12).expand(64, 12)
     again = (run.network.pixels(raw, rays, even).colour - colours).square().mean()
     error = torch.autograd.grad(again, raw)[0]
-    below = field.layers[0](_encoded(positions)).reshape(-1, 16)
+    below = field.layers[0](_encoded(positions)).reshape(-1, 32)
     active = field.layers[1](below) > 0
     signal = error.reshape(-1, 4) @ run.handle.planners[0].matrices()[1].float() * active
     torch.testing.assert_close(gradient, signal.T @ below, atol=1e-7, rtol=1e-4)
@@ -143,7 +143,7 @@ def test_record_and_curve_hold_what_was_run(tmp_path, scene):
     run = records.load(tmp_path)
     assert (record.experiment, record.name, record.rule) == ("nerf", "tiny", "dfa")
     assert record.data == {"name": "traced", "train": 24, "validation": 2, "test": 2, "height": 32, "width": 32}
-    assert record.parameters == 27 * 16 + 16 + 16 * 16 + 16 + 16 * 4 + 4
+    assert record.parameters == 27 * 32 + 32 + 32 * 32 + 32 + 32 * 4 + 4
     assert [(line["epoch"], line["step"]) for line in run.curve] == [(0, 0), (1, 10), (2, 20)]
     assert run.curve[-1]["train_loss"] < run.curve[0]["train_loss"]
     assert set(record.metrics["test"]["views"]) == set(scene.test.names)

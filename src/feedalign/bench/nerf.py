@@ -131,7 +131,7 @@ def _training(config: Config, rays: Rays, colours: Tensor) -> Step:
     optimiser = config.optimiser.build(model)
 
     def step() -> None:
-        loss(model(rays), colours).backward()
+        loss(model(rays), colours).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         optimiser.zero_grad()
 

@@ -11,6 +11,9 @@ from feedalign.experiments.models.encoding import encode, encoded_width
 
 RAW = 4
 """Numbers that come out: red, green and blue before the sigmoid, density before the ReLU."""
+FIRST_DENSITY = 0.2
+"""What the bias of the raw density starts from. At random it is as often as not so far below zero that the density is
+zero everywhere: then every gradient is zero too, and training never begins."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +116,10 @@ class RadianceField(nn.Module):
             self.view = Layer(width, width // 2, encoded_width(3, config.direction_octaves))
             self.colour = nn.Linear(width // 2, RAW - 1)
             self.points += ["feature", "view"]
+            nn.init.constant_(self.density.bias, FIRST_DENSITY)
         else:
             self.head = nn.Linear(width, RAW)
+            nn.init.constant_(self.head.bias[RAW - 1 :], FIRST_DENSITY)
 
     def forward(self, positions: Tensor, directions: Tensor) -> Tensor:
         """Return raw colours and densities ``[R, S, 4]``."""
