@@ -92,7 +92,7 @@ def test_the_record_holds_what_was_measured(tmp_path: Path) -> None:
     assert table.rows[len(WAYS) + 3][4] == f"{1 / cases['macro-logits']['ratio_to_backprop']:.2f}"
     whole = cases["macro-logits"]["peak_memory_bytes"] + 4 * VOCABULARY * WIDTH
     assert table.rows[len(WAYS) + 3][8] == f"{whole / base['peak_memory_bytes']:.2f}"
-    assert "2 blocks, 4 x 8 tokens, 2 interleaved rounds" in table.notes[0]
+    assert "2 blocks, 4 x 8 tokens, 2 rounds, interleaved" in table.notes[0]
     assert len(PICTURES["bench-vocabulary"][0](record, False).axes[0].patches) == 2 * (len(WAYS) - 1)
 
 
