@@ -186,8 +186,8 @@ class Lines:
 def _figure(line: dict[str, Any]) -> tuple[str, str, str]:
     """Return what tells how well an epoch does, what it is called, in short, and in full.
 
-    It is the accuracy on validation data, or on training data where nothing is held out; where links are foretold it is
-    the area under the ROC curve, where pictures are rendered the peak signal-to-noise ratio, and of a language model
+    It is the accuracy on validation data, or on training data where nothing is held out; where links or clicks are
+    foretold it is the area under the ROC curve, where pictures are rendered the peak signal-to-noise ratio, and of a language model
     the perplexity.
     """
     if "validation_perplexity" in line:
@@ -196,8 +196,7 @@ def _figure(line: dict[str, Any]) -> tuple[str, str, str]:
     if "validation_psnr" in line:
         return "validation PSNR", f"{line['validation_psnr']:.1f} dB", f"{line['validation_psnr']:.2f} dB"
     if "validation_auc" in line:
-        part, accuracy = "validation", line["validation_auc"]
-    else:
-        part = "training" if math.isnan(line["validation_accuracy"]) else "validation"
-        accuracy = line["train_accuracy" if part == "training" else "validation_accuracy"]
+        return "validation AUC", f"AUC {line['validation_auc']:.3f}", f"{line['validation_auc']:.4f}"
+    part = "training" if math.isnan(line["validation_accuracy"]) else "validation"
+    accuracy = line["train_accuracy" if part == "training" else "validation_accuracy"]
     return f"{part} accuracy", f"acc {100 * accuracy:.1f} %", f"{100 * accuracy:.2f} %"
