@@ -187,8 +187,8 @@ def _figure(line: dict[str, Any]) -> tuple[str, str, str]:
     """Return what tells how well an epoch does, what it is called, in short, and in full.
 
     It is the accuracy on validation data, or on training data where nothing is held out; where links or clicks are
-    foretold it is the area under the ROC curve, where pictures are rendered the peak signal-to-noise ratio, and of a language model
-    the perplexity.
+    foretold it is the area under the ROC curve, where pictures are rendered the peak signal-to-noise ratio, and of a
+    language model the perplexity.
     """
     if "validation_perplexity" in line:
         found, speed = readable(line["validation_perplexity"]), f"{line['tokens_per_second']:,.0f} tokens/s"
