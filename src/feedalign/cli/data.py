@@ -14,11 +14,13 @@ from feedalign.experiments.data.click_files import read_blocks
 from feedalign.experiments.data.clicks import CLICKS, ClickConfig, ClickSource, click_source, load_clicks
 from feedalign.experiments.data.clicks import NAMES as CLICK_LOGS
 from feedalign.experiments.data.graphs import GRAPHS, graph_source
+from feedalign.experiments.data.raw_text import words
 from feedalign.experiments.data.scenes import SCENES, SceneSource
+from feedalign.experiments.data.texts import TEXTS, TextSource
 from feedalign.experiments.errors import DataError
 from feedalign.experiments.tables import Table
 
-NAMES = (*DATASETS, *GRAPHS, *SCENES, *CLICK_LOGS)
+NAMES = (*DATASETS, *GRAPHS, *SCENES, *CLICK_LOGS, *TEXTS)
 FEW = 4  # files are named, more are counted
 
 
@@ -35,7 +37,7 @@ class ListData:
     data_root: Omitted[Path] = None
 
     def run(self) -> None:
-        """Print a table of images, one of graphs, one of scenes and one of click logs."""
+        """Print a table of images, one of graphs, one of scenes, one of click logs and one of texts."""
         root = data_root(self.data_root)
         images = Table(
             title=f"Data sets under {root}",
@@ -63,7 +65,7 @@ class ListData:
             notes=("No scene is downloaded, for want of checksums: `feedalign data fetch NAME` says where to get it.",),
             text_columns=3,
         )
-        show(standard_output(), [images, graphs, scenes, _click_table(root)])
+        show(standard_output(), [images, graphs, scenes, _click_table(root), _text_table(root)])
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class CheckData:
     Example: feedalign data check mnist
 
     Attributes:
-        names: Which; by default all, but of scenes and click logs only those that are there.
+        names: Which; by default all, but of scenes, click logs and texts only those that are there.
         data_root: Folder of data sets; by default that of FEEDALIGN_DATA, else the user's cache folder.
     """
 
@@ -100,7 +102,8 @@ class FetchData:
     Example: feedalign data fetch fashion-mnist
 
     Attributes:
-        name: Which: mnist, fashion-mnist, cifar10, cora, citeseer, pubmed, movielens-100k or movielens-1m. Of scenes
+        name: Which: mnist, fashion-mnist, cifar10, cora, citeseer, pubmed, movielens-100k,
+            movielens-1m, wikitext-2 or wikitext-103. Of scenes
             and other click logs it is said where to get them.
         data_root: Folder of data sets; by default that of FEEDALIGN_DATA, else the user's cache folder.
     """
@@ -113,8 +116,12 @@ class FetchData:
         say(standard_output(), _read(self.name, self.data_root, download=True))
 
 
+def _present(root: Path, places: tuple[str, ...]) -> list[str]:
+    return [place for place in places if (root / place).exists()]
+
+
 def _where(root: Path, places: tuple[str, ...]) -> str:
-    present = [place for place in places if (root / place).exists()]
+    present = _present(root, places)
     if len(present) > FEW:
         return f"{present[0]} and {len(present) - 1} more"
     return "built in" if not places else ", ".join(present) or f"not there; a download goes to {places[0]}"
@@ -130,14 +137,15 @@ def _scene_place(root: Path, row: SceneSource) -> str:
 def _expected(root: Path) -> tuple[str, ...]:
     there = (name for name, row in SCENES.items() if not row.places or row.find(root))
     logs = (name for name in CLICK_LOGS if name not in CLICKS or CLICKS[name].find(root))
-    return (*DATASETS, *GRAPHS, *there, *logs)
+    texts = (name for name, row in TEXTS.items() if not row.places or _present(root, row.places))
+    return (*DATASETS, *GRAPHS, *there, *logs, *texts)
 
 
 def _read(name: str, root: Path | None, download: bool) -> str:
     if name not in NAMES:
         raise DataError(f"There is no data set {name!r}.{nearest(name, NAMES)} There are: {', '.join(NAMES)}.")
-    readers = ((SCENES, _read_scene), (GRAPHS, _read_graph), (CLICK_LOGS, _read_clicks), (DATASETS, _read_images))
-    read = next(reader for names, reader in readers if name in names)
+    readers = ((SCENES, _read_scene), (GRAPHS, _read_graph), (CLICK_LOGS, _read_clicks), (TEXTS, _read_text))
+    read = next((reader for names, reader in readers if name in names), _read_images)
     return read(name, data_root(root), download)
 
 
@@ -192,6 +200,34 @@ def _read_clicks(name: str, root: Path, download: bool) -> str:
     part = ", complete" if rows == row.rows else f" (the whole of it has {row.rows:,})"
     known = "every file has its known hash" if row.hashes_known else "every line was checked, but no hash is known"
     return f"{name}: {rows:,} rows of {len(row.layout.fields)} fields{part}; {known}."
+
+
+def _text_table(root: Path) -> Table:
+    rows = ((name, row, f"{row.words:,}" if row.words else "any") for name, row in TEXTS.items())
+    return Table(
+        title=f"Texts under {root}",
+        headings=("name", "text", "files", "words"),
+        rows=tuple((name, row.title, _text_place(root, row), count) for name, row, count in rows),
+        notes=("Of the training part. A language model learns its vocabulary from that part alone.",),
+        text_columns=3,
+    )
+
+
+def _text_place(root: Path, row: TextSource) -> str:
+    if row.words is None and row.places and not _present(root, row.places):
+        return f"not there; goes to {row.places[0]} and so on"  # nobody else has it
+    return _where(root, row.places)
+
+
+def _read_text(name: str, root: Path, download: bool) -> str:
+    row = TEXTS[name]
+    texts = row.read(root, download=download)
+    train, validation, test = (sum(map(words, part.lines())) for part in (texts.train, texts.validation, texts.test))
+    part = f" (the whole of it has {row.words:,})" if row.words not in (None, train) else ", complete"
+    return (
+        f"{name}: {train:,} training, {validation:,} validation and {test:,} test words{part if row.words else ''}; "
+        "every line is UTF-8."
+    )
 
 
 def _checked(places: tuple[str, ...]) -> str:

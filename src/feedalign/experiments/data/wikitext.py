@@ -41,6 +41,8 @@ KNOWN: dict[str, dict[str, tuple[str, int]]] = {
         "wiki.test.tokens": ("56db52eb157b1ab5c89646eef70510c1eca6e12a3bfdb99f0d6b05b4eacb75b9", 1_281_077),
     },
 }
+SHARDS = {"wikitext-2": 1, "wikitext-103": 2}
+"""Parquet files of the training text, as they are passed on."""
 ENDINGS = (".tokens", ".head.tokens", ".raw")
 """The second one is the beginning of a training text: smaller, and said to be a part wherever it is used."""
 
@@ -52,7 +54,9 @@ def folders(name: str) -> tuple[str, ...]:
 
 def places(name: str) -> tuple[str, ...]:
     """Return where a data set is looked for, the first being where a download goes."""
-    return (*ARCHIVES[name], *(f"{folder}/wiki.train{ending}" for folder in folders(name) for ending in ENDINGS))
+    files = (f"{folder}/wiki.train{ending}" for folder in folders(name) for ending in ENDINGS)
+    shards = (f"{folder}/train-00000-of-{SHARDS[name]:05}.parquet" for folder in folders(name))
+    return (*ARCHIVES[name], *files, *shards)
 
 
 def reader(name: str) -> Callable[..., RawTexts]:
