@@ -100,7 +100,8 @@ class ClickNetwork(nn.Module, ABC):
 
     def sparse_tables(self) -> list[nn.Parameter]:
         """Return the parameters whose gradients are sparse."""
-        return [module.weight for module in self.modules() if isinstance(module, Table) and module.sparse]
+        tables = (module for module in self.modules() if isinstance(module, Table) and module.sparse)
+        return [parameter for table in tables for parameter in table.parameters()]
 
 
 def names(prefix: str, count: int) -> tuple[str, ...]:
