@@ -20,9 +20,9 @@ RULES = ("bp", "dfa", "shallow")
 HEADINGS = {"bp": "backprop", "dfa": "DFA", "shallow": "shallow"}
 NONE = "-"
 CLOSE, CLOSE_AUC, FAR, ALIGNED = 0.5, 0.015, 15.0, 0.5
+"""Points, AUC, points and cosine: what a reproduction is asked for, see :func:`summary_table`."""
 HAIR = 1e-9
 """By which binary fractions miss decimal ones: a demand that is met exactly is met."""
-"""Points, AUC, points and cosine: what a reproduction is asked for, see :func:`summary_table`."""
 
 
 @lru_cache(maxsize=1)
