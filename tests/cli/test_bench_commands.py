@@ -22,6 +22,7 @@ SMALL = {
     "feedback": ["--classes", "5", "--widths", "6", "--rows", "3"],
     "alignment": ["--cases", "mlp-16x256"],
     "products": ["--systems", "3x8x4"],
+    "vocabulary": ["--vocabularies", "40", "--widths", "32", "--chunks", "2", "--context", "4"],
 }
 TITLES = {
     "step": "A whole training step on cpu",
@@ -29,6 +30,7 @@ TITLES = {
     "feedback": "A projection of 3 rows of the error",
     "alignment": "What measuring alignment costs on cpu",
     "products": "The weight gradients of all hidden layers on cpu",
+    "vocabulary": "A training step of a language model over the size of its vocabulary",
 }
 
 
