@@ -16,7 +16,8 @@ from feedalign.experiments.ctr.tables import ctr_tables
 from feedalign.experiments.errors import RecordError
 from feedalign.experiments.files import write_atomically
 from feedalign.experiments.graph.tables import GRAPH, graph_tables, of_graphs, tuned_runs
-from feedalign.experiments.lm.tables import LM, lm_tables
+from feedalign.experiments.lm.rows import LM
+from feedalign.experiments.lm.tables import lm_tables
 from feedalign.experiments.nerf.plots import nerf_pictures
 from feedalign.experiments.nerf.tables import NERF, nerf_tables
 from feedalign.experiments.records import RECORD, load_all

@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from feedalign.experiments.lm.tables import Family, Row, families, place
+from feedalign.experiments.lm.rows import Family, Row, families
+from feedalign.experiments.lm.tables import place
 from feedalign.experiments.names import full_name
 from feedalign.experiments.panels import LEGEND_LINE, logarithmic, panels
 from feedalign.experiments.records import Run

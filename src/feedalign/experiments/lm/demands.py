@@ -1,0 +1,61 @@
+"""What is asked of the small model on WikiText-2, and whether it is met."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from feedalign.experiments.lm.rows import WHERE, Family, figure
+from feedalign.experiments.tables import Table
+
+SMALL = "wikitext-2-small"
+LARGEST = {("macro", "hidden"): 1.35, ("macro", "logits"): 1.5, ("micro", "hidden"): 2.0}
+"""Perplexity over that of backpropagation, by placement and tap."""
+ORDER = ("bp", "macro", "micro", "shallow")
+GAP = 1.05
+"""A row is clearly behind another where its perplexity is so many times as large."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """One thing that is asked, what was found, and whether that meets it; ``None`` where a run is missing."""
+
+    asked: str
+    found: str
+    met: bool | None
+
+
+def demands_table(rows: Family) -> Table:
+    """Return what is asked of the small model on WikiText-2, a row a demand, by the mean test perplexities."""
+    demands = [_order(rows), *(_ratio(rows, *where) for where in LARGEST)]
+    words = {True: "yes", False: "no", None: "not run"}
+    return Table(
+        title=f"{SMALL}: what is asked, by the mean test perplexities over seeds",
+        headings=("what", "found", "met"),
+        rows=tuple((demand.asked, demand.found, words[demand.met]) for demand in demands),
+        text_columns=2,
+    )
+
+
+def _means(rows: Family) -> dict[tuple[str, str], float]:
+    """Return the mean test perplexity by placement (or rule, where there is none) and tap."""
+    plain = [row for row in rows if row.rule in ("bp", "dfa", "shallow") and not row.more]
+    return {(row.points or row.rule, row.error): figure(rows[row], "test_perplexity").mean for row in plain}
+
+
+def _order(rows: Family) -> Demand:
+    means = _means(rows)
+    found = [means.get((name, "" if name in ("bp", "shallow") else "hidden")) for name in ORDER]
+    asked = f"{' < '.join(ORDER)}, each at least {100 * (GAP - 1):.0f} % apart"
+    there = [one for one in found if one is not None]
+    if len(there) < len(ORDER):
+        return Demand(asked, "-", None)
+    met = all(below * GAP <= above for below, above in pairwise(there))
+    return Demand(asked, ", ".join(f"{one:.1f}" for one in there), met)
+
+
+def _ratio(rows: Family, points: str, error: str) -> Demand:
+    means, largest = _means(rows), LARGEST[points, error]
+    ours, baseline = means.get((points, error)), means.get(("bp", ""))
+    asked = f"{points}, {WHERE[error]}, over backprop: at most {largest:g}"
+    if ours is None or baseline is None:
+        return Demand(asked, "-", None)
+    return Demand(asked, f"{ours / baseline:.2f}", ours / baseline <= largest)

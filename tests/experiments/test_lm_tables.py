@@ -1,0 +1,171 @@
+"""Tables and pictures of language models: which row a run has, what stands beside it, and what is asked."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from feedalign.experiments.lm import preset
+from feedalign.experiments.lm.demands import demands_table
+from feedalign.experiments.lm.pictures import lm_pictures
+from feedalign.experiments.lm.rows import families
+from feedalign.experiments.lm.tables import lm_tables, trials_table
+from feedalign.experiments.records import Record, Run, describe
+
+PERPLEXITIES = {("bp", "", ""): 90.0, ("shallow", "", ""): 300.0}
+SMALL = {
+    **PERPLEXITIES,
+    ("dfa", "macro", "hidden"): 117.0,
+    ("dfa", "macro", "logits"): 144.0,
+    ("dfa", "micro", "hidden"): 171.0,
+}
+
+
+def made(name, rule, points, error, ours, seed=0, **options):
+    """The run of a preset with a perplexity of the given size on validation text, and twice that on test text."""
+    options = {**options, **({"points": points, "error": error} if points else {})}
+    config = preset(name, rule, seed, **options)
+    figures = {"validation_perplexity": ours + seed, "test_perplexity": 2 * (ours + seed), "test_word_perplexity": 9.0}
+    places = [
+        f"blocks.{number}{part}" for number in (0, 10, 2) for part in ((".norm1", "") if points == "micro" else ("",))
+    ]
+    cosines = {place: {"mean": 0.5, "std": 0.1, "n": 8, "zero_error": 0, "undefined": 0} for place in places}
+    aligned = cosines if points else None
+    record = Record(
+        experiment="lm", name=config.name, rule=config.rule, seed=seed, config=describe(config), versions={},
+        device="cpu", threads=1, commit=None, dirty=False, started="2026-01-01T00:00:00", wall_seconds=1.0, peak_memory_bytes=1,
+        parameters=1, data={"name": "wikitext", "train": 1_000, "train_words": 800, "vocabulary": 300},
+        metrics={"best": figures, "final": figures, "speed": {"tokens_per_second": 5_000.0}}, alignment=aligned,
+    )  # fmt: skip
+    curve = [
+        {"epoch": epoch, "step": 100 * epoch, "validation_perplexity": ours * (3 - epoch), "alignment": aligned}
+        for epoch in range(3)
+    ]
+    return Run(Path(config.name), record, curve, None)
+
+
+def small(changed=None, seeds=(0,), name="wikitext-2-small"):
+    found = {**SMALL, **(changed or {})}
+    return [made(name, *key, ours, seed) for key, ours in found.items() for seed in seeds]
+
+
+def test_runs_of_a_preset_stand_in_one_table_in_order():
+    table = lm_tables(small(seeds=(0, 2)))[0]
+    assert table.title == "wikitext-2-small: perplexity"
+    assert [row[0] for row in table.rows] == [
+        "backprop",
+        "DFA macro, before the vocabulary",
+        "DFA macro, at the logits",
+        "DFA micro, before the vocabulary",
+        "shallow",
+    ]
+    assert table.headings[:4] == ("rule", "seeds", "validation", "over backprop")
+    by_rule = {row[0]: row for row in table.rows}
+    assert by_rule["backprop"][1:4] == ("2", "91.0 ± 12.7", "1.00")
+    assert by_rule["DFA macro, before the vocabulary"][3] == f"{118 / 91:.2f}"
+    assert by_rule["shallow"][4].startswith("602.0")
+    assert any("1,000 training tokens (800 words)" in note for note in table.notes)
+
+
+def test_what_was_changed_makes_another_table_and_open_blocks_another_row():
+    runs = [*small(), made("wikitext-2-small", "dfa", "macro", "hidden", 100.0, last=False)]
+    changed = [
+        Run(run.directory, replace(run.record, name=f"{run.record.name}_epochs-2"), run.curve, None) for run in small()
+    ]
+    found = families([*runs, *changed])
+    assert set(found) == {"wikitext-2-small", "wikitext-2-small_epochs-2"}
+    assert "DFA macro, before the vocabulary, last block open" in {row.words for row in found["wikitext-2-small"]}
+    assert len(found["wikitext-2-small_epochs-2"]) == 5
+
+
+def test_runs_of_other_experiments_are_left_out():
+    (run, *_) = small()
+    other = Run(run.directory, Record(**{**asdict(run.record), "experiment": "vision"}), run.curve, None)
+    assert lm_tables([other]) == []
+    assert list(lm_pictures([other])) == []
+
+
+@pytest.mark.parametrize(
+    ("row", "rule", "points", "error", "expected"),
+    [
+        ("noam", "bp", "", "", "34.4"),
+        ("noam", "shallow", "", "", "428"),
+        ("noam", "dfa", "macro", "hidden", "95"),
+        ("noam", "dfa", "micro", "hidden", "182"),
+        ("beta2", "bp", "", "", "29.8"),
+        ("plateau", "dfa", "macro", "hidden", "52"),
+        ("plateau", "dfa", "micro", "hidden", "93.3"),
+        ("plateau", "dfa", "macro", "logits", "-"),
+        ("radam", "dfa", "macro", "hidden", "-"),
+        ("adam", "bp", "", "", "-"),
+    ],
+)
+def test_published_figure_stands_behind_that_of_the_same_row(row, rule, points, error, expected):
+    table = lm_tables([made(f"wikitext-103-paper-{row}", rule, points, error, 50.0)])[0]
+    assert table.headings[-1] == "published, validation"
+    assert table.rows[0][-1] == expected
+
+
+def test_figures_without_backprop_have_no_ratio():
+    table = lm_tables([made("wikitext-2-small", "dfa", "macro", "hidden", 50.0)])[0]
+    assert table.rows[0][3] == "-"
+
+
+def test_alignment_goes_from_input_to_output():
+    table = next(table for table in lm_tables(small()) if "alignment" in table.title)
+    assert [row[0] for row in table.rows] == [
+        "blocks.0.norm1", "blocks.0", "blocks.2.norm1", "blocks.2", "blocks.10.norm1", "blocks.10",
+    ]  # fmt: skip
+    assert table.rows[0][1:] == ("-", "-", "0.500")
+
+
+def met(rows):
+    return [row[2] for row in demands_table(families(rows)["wikitext-2-small"]).rows]
+
+
+def test_what_is_asked_is_met_or_not_or_not_run():
+    assert met(small()) == ["yes", "yes", "no", "yes"]  # 144 over 90 is 1.6
+    assert met(small({("dfa", "macro", "logits"): 130.0})) == ["yes", "yes", "yes", "yes"]
+    assert met(small({("dfa", "macro", "hidden"): 172.0}))[:2] == ["no", "no"]  # micro is no longer behind macro
+    assert met(small({("dfa", "micro", "hidden"): 181.0}))[3] == "no"
+    assert met([run for run in small() if run.record.rule != "bp"]) == ["not run"] * 4
+    assert any(table.title.startswith("wikitext-2-small: what is asked") for table in lm_tables(small()))
+    assert len(lm_tables(small(name="python-small"))) == 2  # nothing is asked of that one
+
+
+def test_pictures_are_of_perplexity_and_alignment():
+    for stacked in (False, True):
+        found = dict(lm_pictures(small(seeds=(0, 1)), stacked))
+        assert list(found) == ["wikitext-2-small-perplexity", "wikitext-2-small-alignment"]
+        (curves,) = found["wikitext-2-small-perplexity"].axes
+        assert len(curves.get_lines()) == 5
+        line = curves.get_lines()[0]
+        assert line.get_xdata().tolist() == pytest.approx([0.2048, 0.4096])  # of 100 steps of 2,048 tokens each
+        assert line.get_ydata().tolist() == [180.0, 90.0]
+        panels = [axes for axes in found["wikitext-2-small-alignment"].axes if axes.get_images()]
+        assert [axes.get_title() for axes in panels] == [
+            "DFA macro, before the vocabulary", "DFA macro, at the logits", "DFA micro, before the vocabulary",
+        ]  # fmt: skip
+        assert panels[2].get_images()[0].get_array().shape == (6, 3)
+
+
+def test_backprop_alone_has_no_picture_of_alignment():
+    assert [name for name, _ in lm_pictures([made("python-small", "bp", "", "", 9.0)])] == ["python-small-perplexity"]
+
+
+def test_trials_are_told_by_perplexity():
+    summary = {
+        "name": "x-tuned",
+        "chosen_by": "validation_likelihood",
+        "space": {"optimiser.learning_rate": {}, "model.norm": ["post", "pre"], "feedback.gain": [1.0]},
+        "trials_per_rule": 2,
+        "trials": {
+            "bp": [{"validation_likelihood": 0.01}, {"validation_likelihood": 0.02}],
+            "dfa": [{"validation_likelihood": 0.0}],
+        },
+        "chosen": {"bp": {"optimiser.learning_rate": 0.00123456, "model.norm": "pre"}},
+    }
+    table = trials_table(summary)
+    assert table.headings == ("rule", "trials", "learning_rate", "norm", "gain", "best", "worst")
+    assert table.rows[0] == ("backprop", "2 of 2", "0.001235", "pre", "-", "50.0", "100.0")
+    assert table.rows[1] == ("DFA", "1 of 2", *["not all tried"] * 3, "diverged", "diverged")
