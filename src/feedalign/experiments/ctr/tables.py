@@ -157,8 +157,8 @@ def alignment_table(cells: Cells, suffix: str, words: str) -> Table | None:
     return Table(
         title=f"Alignment of DFA with backpropagation at the end of training, {words}",
         headings=(
-            "log", "network", "deepest point", "seeds", "mean cosine", "std over rows", "published", "std",
-            "mean at the top point",
+            "log", "network", "deepest point", "seeds", "mean cosine", "std over rows", "mean at the top point",
+            "published", "std",
         ),
         rows=tuple(rows),
         notes=(
