@@ -33,7 +33,8 @@ def made(name, rule, points, error, ours, seed=0, **options):
     aligned = cosines if points else None
     record = Record(
         experiment="lm", name=config.name, rule=config.rule, seed=seed, config=describe(config), versions={},
-        device="cpu", threads=1, commit=None, dirty=False, started="2026-01-01T00:00:00", wall_seconds=1.0, peak_memory_bytes=1,
+        device="cpu", threads=1, commit=None, dirty=False, started="2026-01-01T00:00:00",
+        wall_seconds=1.0, peak_memory_bytes=1,
         parameters=1, data={"name": "wikitext", "train": 1_000, "train_words": 800, "vocabulary": 300},
         metrics={"best": figures, "final": figures, "speed": {"tokens_per_second": 5_000.0}}, alignment=aligned,
     )  # fmt: skip
