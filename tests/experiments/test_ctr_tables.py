@@ -18,7 +18,8 @@ from feedalign.experiments.errors import RecordError
 from feedalign.experiments.models.clicks import ClickModelConfig
 from feedalign.experiments.records import load_all
 from feedalign.experiments.report import write_report
-from feedalign.experiments.results import ctr, overview, tables
+from feedalign.experiments.results import BLOCKS, ctr, overview, tables
+from feedalign.experiments.styles import style
 from feedalign.experiments.tables import Interval
 
 RESULTS = Path(__file__).parent.parent.parent / "results" / "ctr"
@@ -166,6 +167,9 @@ def test_documents_and_reports_take_the_tables_and_pictures(folder, runs, tmp_pa
     titles = [table.title for table in ctr(folder)]
     assert titles == [table.title for table in tables(folder)]
     assert overview(folder) == []  # no AUC among accuracies
+    shown = [(block.name, block.caption) for block in BLOCKS["ctr-pictures"](folder)]
+    assert [name for name, _ in shown] == [name for name, _ in ctr_pictures(runs)]
+    assert shown[0][1].startswith("planted: validation AUC after every epoch")
     with pytest.raises(RecordError, match="Expected records of click logs at or below"):
         ctr(tmp_path)
     report = write_report(folder, tmp_path / "report.html").read_text()
@@ -179,6 +183,8 @@ def test_pictures_hold_a_panel_a_network_and_a_line_a_rule(runs):
         "ctr-planted-curves", "ctr-planted-reliability", "ctr-criteo-indexed-curves", "ctr-criteo-indexed-reliability",
     ]  # fmt: skip
     for name in ("ctr-planted-curves", "ctr-planted-reliability"):
+        colours = [line.get_color() for line in found[name].axes[1].get_lines()][:3]
+        assert colours == [style(rule)["color"] for rule in ("backprop", "dfa", "shallow")]
         assert [axes.get_title() for axes in found[name].axes] == ["FM", "Deep & Cross", "AFN"]
     dcn = found["ctr-planted-reliability"].axes[1]
     lines = {line.get_label(): line for line in dcn.get_lines()}

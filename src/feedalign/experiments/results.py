@@ -12,6 +12,7 @@ from feedalign.experiments.accuracy_tables import accuracy_table, overview_table
 from feedalign.experiments.alignment_tables import alignment_tables
 from feedalign.experiments.comparison import Comparison, classified, compare
 from feedalign.experiments.ctr.cells import CTR
+from feedalign.experiments.ctr.pictures import ctr_pictures
 from feedalign.experiments.ctr.tables import ctr_tables
 from feedalign.experiments.errors import RecordError
 from feedalign.experiments.files import write_atomically
@@ -177,6 +178,11 @@ def ctr(folder: Path) -> list[Table]:
     return found
 
 
+def ctr_shown(folder: Path) -> list[Block]:
+    """Return the pictures of networks for click logs."""
+    return [Shown(name, str(figure.get_label())) for name, figure in ctr_pictures(load_all(folder))]
+
+
 def lm(folder: Path) -> list[Table]:
     """Return the tables of language models.
 
@@ -221,6 +227,7 @@ BLOCKS: dict[str, Callable[[Path], Sequence[Block]]] = {
     "rules": rules,
     GRAPH: graph,
     CTR: ctr,
+    "ctr-pictures": ctr_shown,
     LM: lm,
     NERF: nerf,
     f"{NERF}-pictures": nerf_shown,

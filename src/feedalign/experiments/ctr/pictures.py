@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from feedalign.experiments.ctr.cells import Cells
 from feedalign.experiments.ctr.presets import DATA, MODELS, TITLES, cell
-from feedalign.experiments.names import label
+from feedalign.experiments.names import full_name, label
 from feedalign.experiments.panels import band, epochs, labelled, panels
 from feedalign.experiments.records import Run
 from feedalign.experiments.styles import SETTINGS, style
@@ -41,7 +41,7 @@ def curves(found: dict[str, dict[str, list[Run]]], stacked: bool = False) -> Fig
         figure, grid = panels(len(found), stacked, columns=COLUMNS)
         for axes, (kind, by_rule) in zip(grid, found.items(), strict=True):
             for rule, runs in by_rule.items():
-                band(axes, runs, lambda line: line["validation_auc"], label=label(rule), **style(rule))
+                band(axes, runs, lambda line: line["validation_auc"], label=label(rule), **style(full_name(rule)))
             epochs(axes, TITLES[kind])
             axes.set_ylabel("validation AUC")
         _legend(figure, grid, stacked)
@@ -55,7 +55,7 @@ def reliability(found: dict[str, dict[str, list[Run]]], stacked: bool = False) -
         for axes, (kind, by_rule) in zip(grid, found.items(), strict=True):
             for rule, runs in by_rule.items():
                 predicted, observed = _bins([run.record.metrics["calibration"] for run in runs])
-                axes.plot(predicted, observed, marker="o", markersize=3.5, label=label(rule), **style(rule))
+                axes.plot(predicted, observed, marker="o", markersize=3.5, label=label(rule), **style(full_name(rule)))
             _diagonal(axes)
             axes.set_title(TITLES[kind])
             axes.set_xlabel("mean probability said")
