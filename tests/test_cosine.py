@@ -28,6 +28,15 @@ def test_scale_does_not_matter(first: float, second: float) -> None:
     np.testing.assert_allclose(row_cosines(a, b, 7), exact(a, b), atol=1e-6)
 
 
+@pytest.mark.parametrize("dense", ["neither", "one", "the other"])
+def test_sparse_gradients_are_compared_by_the_rows_that_they_have(dense: str) -> None:
+    a, b = torch.randn(9, 4), torch.randn(9, 4)
+    a[[0, 3, 4, 7]], b[[0, 1, 4, 8]] = 0.0, 0.0
+    first = a if dense == "one" else a.to_sparse(1)
+    second = b if dense == "the other" else b.to_sparse(1)
+    assert cosine([(first, second)]) == pytest.approx(float(exact(a.flatten(), b.flatten())), abs=1e-6)
+
+
 def test_rows_of_very_different_sizes() -> None:
     a, b = torch.randn(4, 9), torch.randn(4, 9)
     sizes = torch.tensor([1.0, 1e-30, 0.0, 1e25])[:, None]

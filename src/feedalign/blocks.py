@@ -64,6 +64,6 @@ def sample_cosines(
         only = torch.zeros_like(at_point).reshape(rows, -1)
         only[row] = at_point.reshape(rows, -1)[row]
         found = torch.autograd.grad(tensor, parameters, only.reshape(at_point.shape), retain_graph=True)
-        return torch.cat([gradient.flatten() for gradient in found])
+        return torch.cat([(each.to_dense() if each.is_sparse else each).flatten() for each in found])
 
     return [row_cosines(caused(signal, row), caused(truth, row), 1) for row in chosen]

@@ -30,12 +30,21 @@ def cosine(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
 def _products(pairs: Sequence[tuple[Tensor, Tensor]], least: torch.dtype) -> list[float]:
     """Return ``a b``, ``a a`` and ``b b``, each piece in ``least`` or the tensors' own type, their sum in float64."""
     totals: Tensor | None = None
-    for a, b in pairs:
+    for a, b in (_strided(*pair) for pair in pairs):
         dtype = torch.promote_types(a.dtype, least)
         for x, y in _pieces(a.detach().reshape(-1), b.detach().reshape(-1), PIECE, dtype):
             products = torch.stack([x @ y, x @ x, y @ y]).double()
             totals = products if totals is None else totals + products.to(totals.device)
     return [0.0, 0.0, 0.0] if totals is None else totals.tolist()
+
+
+def _strided(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return two tensors without what both leave out, as gradients of sparse embeddings leave rows out."""
+    if not (a.is_sparse and b.is_sparse and a.sparse_dim() == b.sparse_dim() == 1):
+        return tuple(each.to_dense() if each.is_sparse else each for each in (a, b))  # type: ignore[return-value]
+    a, b = a.detach().coalesce(), b.detach().coalesce()
+    rows: Tensor = torch.cat([a.indices()[0], b.indices()[0]]).unique()  # type: ignore[no-untyped-call]
+    return a.index_select(0, rows).to_dense(), b.index_select(0, rows).to_dense()
 
 
 def row_cosines(a: Tensor, b: Tensor, rows: int) -> Tensor:

@@ -1,5 +1,7 @@
 """Networks for click logs: each layer against its formula, and which rule teaches which part."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -280,6 +282,24 @@ def test_sparse_gradients_are_the_dense_ones(kind, rule):
     for one, other in zip(dense.parameters(), sparse.parameters(), strict=True):
         assert other.grad.is_sparse == (id(other) in held)
         torch.testing.assert_close(other.grad.to_dense() if other.grad.is_sparse else other.grad, one.grad)
+
+
+@pytest.mark.parametrize("kind", DEEP)
+def test_alignment_with_sparse_tables_is_that_with_dense_ones(kind):
+    indices, labels = rows()
+    found = []
+    for sparse in (False, True):
+        model, handle = attached(kind, "dfa", sparse=sparse)
+        model.eval()
+        found.append(
+            fa.alignment(handle, lambda m=model: binary_cross_entropy_with_logits(m(indices)[:, 0], labels), 2)
+        )
+    dense, sparse = found
+    for point, cosine in dense.points.items():
+        assert sparse.points[point].mean == pytest.approx(cosine.mean, abs=1e-5)
+        assert sparse.updates[point] == pytest.approx(dense.updates[point], abs=1e-5)
+        assert sparse.blocks[point].mean == pytest.approx(dense.blocks[point].mean, abs=1e-5)
+    assert not any(math.isnan(update) for update in sparse.updates.values())
 
 
 @pytest.mark.parametrize(
