@@ -227,9 +227,16 @@ def test_the_learning_rate_falls_to_a_tenth():
     assert rates[25] == pytest.approx(0.1**0.5)
 
 
-def test_targets_are_refused_before_anything_runs(tmp_path):
-    with pytest.raises(ValueError, match="nobody knows the colour and the density that a sample on a ray should have"):
-        NERF.sweep([replace(TINY, rule="drtp")], tmp_path)
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ("drtp", "nobody knows the colour and the density that a sample on a ray should have"),
+        ("fa", "goes from layer to layer and does not know those of a radiance field"),
+    ],
+)
+def test_rules_that_cannot_train_a_field_are_refused_before_anything_runs(rule, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        NERF.sweep([replace(TINY, rule=rule)], tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import feedalign as fa
 from feedalign.experiments.configured_rule import feedback_for, rule_for
 from feedalign.experiments.data.scenes import SceneConfig
 from feedalign.experiments.models.nerf import FieldConfig
-from feedalign.experiments.names import short_name, transports
+from feedalign.experiments.names import short_name
 from feedalign.experiments.nerf.rendering import Radiance, RenderingConfig
 from feedalign.experiments.optimisation import OptimiserConfig
 
@@ -97,7 +97,7 @@ class Config:
 
     def _attach(self, name: str, model: Radiance) -> fa.Attachment:
         network = model.get_submodule(name)
-        points = "auto" if transports(self.rule) else list(network.points)  # type: ignore[arg-type]
+        points = list(network.points)  # type: ignore[arg-type]
         # Layers of both fields have the same names, and a matrix follows from seed, name and shape.
         seed = crc32(f"{name} {self.seed}".encode())
         weight = next(network.parameters())

@@ -14,7 +14,7 @@ from feedalign.experiments.studies import Study
 FIRST_SEED = 1_000
 """Of the runs of a trial. None of those that are reported is as large."""
 RATES = (0.0005, 0.001, 0.002, 0.005, 0.01)
-LINES = 4
+LINES = 2
 """Of the curve of a trial: it is judged by the best of them."""
 
 
@@ -35,7 +35,7 @@ def study(
         name: Of the preset.
         rule: A learning rule.
         output: Folder of the summaries.
-        iterations: Of a trial; rounded to a multiple of 4.
+        iterations: Of a trial; an odd one is rounded down.
         runs: How many runs a trial.
         device: As in the configuration.
 
