@@ -81,6 +81,7 @@ def test_the_record_holds_what_was_measured(tmp_path: Path) -> None:
     assert base["flops"] > 3 * 2 * tokens * VOCABULARY * WIDTH
     assert cases["macro-hidden"]["flops"] <= base["flops"]
     assert cases["macro-logits"]["flops"] <= base["flops"]
+    assert cases["macro-regenerated"]["flops"] == cases["macro-logits"]["flops"]
     wider, spared = VOCABULARY * 4 * WIDTH, VOCABULARY * WIDTH + WIDTH * 4 * WIDTH
     assert cases["micro-logits"]["flops"] - cases["micro-hidden"]["flops"] == 2 * tokens * (wider - spared)
     for way in ("macro-hidden", "macro-logits", "macro-regenerated"):

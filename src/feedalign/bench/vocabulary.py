@@ -120,7 +120,7 @@ def _measure_size(
     steps = {way: step for way, (step, _) in trained.items()}
     seconds = interleaved(steps, name, config.rounds, config.warmup, device, progress)
     times = {way: summed_up(found) for way, found in seconds.items()}
-    arithmetic = {way: flops(step) for way, step in steps.items()}
+    arithmetic = {way: flops(step) + _uncounted(handle, inputs.numel()) for way, (step, handle) in trained.items()}
     return [
         {
             "name": name,
@@ -148,6 +148,14 @@ def attached(way: Way | None, trainee: Trainee) -> tuple[Step, fa.Attachment | N
     rule = fa.DFA(seed=trainee.seed, feedback=way.feedback)
     handle = fa.attach(model, rule, points=list(model.points(way.placement)), output=model.tap(way.error))
     return trainee.plainly(model), handle
+
+
+def _uncounted(handle: fa.Attachment | None, tokens: int) -> int:
+    """Return the operations of products that the counter cannot see: those with feedback that is regenerated."""
+    planner = None if handle is None else handle.planner
+    if planner is None or planner.error_width is None or not isinstance(planner.rule.feedback, Regenerated):
+        return 0
+    return 2 * tokens * planner.error_width * planner.widest().columns
 
 
 def kept_bytes(handle: fa.Attachment, device: torch.device) -> int:

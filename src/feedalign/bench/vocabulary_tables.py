@@ -47,7 +47,7 @@ def vocabulary_table(record: dict[str, Any]) -> Table:
         notes=(
             f"{config['blocks']} blocks, {config['chunks']} x {config['context']} tokens, {config['rounds']} rounds, "
             f"interleaved. {PEAK} Kept: of feedback, from step to step; it counts as memory too. Operations: of matrix "
-            "products; those with feedback that is regenerated are not counted.",
+            "products; what it takes to draw feedback anew is not among them.",
         ),
         text_columns=2,
     )  # fmt: skip
