@@ -159,6 +159,7 @@ def test_the_benchmark_prints_writes_and_is_drawn(command, tmp_path: Path) -> No
         (("--categories", "20"), "Expected at least one category for each of 39 fields and 2 rows in a batch"),
         (("--batch", "1"), "Expected at least one category for each of 39 fields and 2 rows in a batch"),
         (("--model", "fm"), "Expected a network with hidden layers, found fm"),
+        (("--categories", "50", "50"), "Expected every number of categories once, found (50, 50)."),
     ],
 )
 def test_benchmarks_that_make_no_sense_are_refused(words, expected: str, command, tmp_path: Path) -> None:

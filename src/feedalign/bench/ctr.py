@@ -33,10 +33,10 @@ class CtrConfig:
     """What to measure.
 
     Attributes:
-        categories: Of all fields together.
+        categories: Of all fields together; each number once.
         model: The network, of its published size.
         batch: Rows in a step.
-        rounds: Timed rounds a size; each is one step in every way.
+        rounds: Timed rounds; each is one step of every size in every way.
         warmup: Rounds before these, not counted.
         device: Where the step runs.
         seed: Seed of weights, rows and feedback.
@@ -61,36 +61,45 @@ class CtrConfig:
                 f"Expected at least one category for each of {FIELDS} fields and 2 rows in a batch, found "
                 f"{self.categories} and {self.batch}."
             )
+        if len(set(self.categories)) < len(self.categories):
+            raise ValueError(f"Expected every number of categories once, found {self.categories}.")
 
 
 def measure(config: CtrConfig, progress: Progress | None = None) -> list[dict[str, Any]]:
     """Return one entry per number of categories and way: times, ratio to backprop with dense tables, memory.
 
+    All take turns, those of different numbers too, so that a slow spell of the machine is not taken for growth.
+
     Args:
         config: What to measure.
-        progress: Called as ``progress(categories, rounds done, rounds)``.
+        progress: Called as ``progress(model, rounds done, rounds)``.
     """
-    return [entry for categories in config.categories for entry in _measured(categories, config, progress)]
-
-
-def _measured(categories: int, config: CtrConfig, progress: Progress | None) -> list[dict[str, Any]]:
-    name, device = f"{categories:,} categories", torch.device(config.device)
-    sizes = shared_out(categories)
-    batches = rows(sizes, config.batch, config.seed, device)
-    steps = {way: training_step(config, sizes, batches, rule, sparse) for way, (rule, sparse) in WAYS.items()}
-    seconds = interleaved(steps, name, config.rounds, config.warmup, device, progress)
-    times = {way: summed_up(found) for way, found in seconds.items()}
+    device = torch.device(config.device)
+    steps: dict[str, Step] = {}
+    for categories in config.categories:
+        sizes = shared_out(categories)
+        batches = rows(sizes, config.batch, config.seed, device)
+        for way, (rule, sparse) in WAYS.items():
+            steps[_key(categories, way)] = training_step(config, sizes, batches, rule, sparse)
+    seconds = interleaved(steps, config.model, config.rounds, config.warmup, device, progress)
+    times = {key: summed_up(found) for key, found in seconds.items()}
     return [
         {
-            "name": name,
+            "name": f"{categories:,} categories",
             "categories": categories,
             "rule": way,
-            **times[way],
-            "ratio_to_backprop": times[BACKPROP]["median_seconds"] / times[way]["median_seconds"],
-            "peak_memory_bytes": peak_memory(step, device),
+            **times[key],
+            "ratio_to_backprop": times[_key(categories, BACKPROP)]["median_seconds"] / times[key]["median_seconds"],
+            "peak_memory_bytes": peak_memory(steps[key], device),
         }
-        for way, step in steps.items()
+        for categories in config.categories
+        for way in WAYS
+        for key in [_key(categories, way)]
     ]
+
+
+def _key(categories: int, way: str) -> str:
+    return f"{way}, {categories}"
 
 
 def shared_out(categories: int) -> tuple[int, ...]:

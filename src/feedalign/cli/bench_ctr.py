@@ -21,7 +21,7 @@ class BenchCtr:
         categories: Of all 39 fields together.
         model: The network, of its published size: deepfm, dcn, autoint or afn.
         batch: Rows in a step.
-        rounds: Timed rounds a size; each is one step in every way.
+        rounds: Timed rounds; each is one step of every size in every way.
         warmup: Rounds before these, not counted.
         device: Where to run: cpu, or an accelerator such as cuda.
         seed: Seed of weights, rows and feedback.
@@ -38,7 +38,7 @@ class BenchCtr:
     output: Path = Path("runs/bench/ctr")
 
     def run(self) -> None:
-        """Measure, with a bar per number of categories, and print the table."""
+        """Measure, with a bar, and print the table."""
         config = CtrConfig(
             self.categories, self.model, self.batch, self.rounds, self.warmup, self.device, self.seed
         )  # fmt: skip
