@@ -19,6 +19,7 @@ from feedalign.experiments.nerf.plots import nerf_pictures
 from feedalign.experiments.nerf.presets import preset
 from feedalign.experiments.nerf.tables import nerf_tables, published
 from feedalign.experiments.nerf.views import Picture, box, find_empty_space, render, score, some, strip
+from feedalign.experiments.styles import style
 from feedalign.experiments.tables import to_markdown
 
 
@@ -215,6 +216,10 @@ def test_figures_have_a_column_a_rule(recorded):
     assert titles == ["photograph", "backprop", "DFA", "shallow"]
     shown = [axes for axes in figures["nerf-tiny-lego-views"].axes if axes.images]
     assert len(shown) == 2 + 2 * 2 * 3  # two photographs; picture and depth of two views under three rules
+    lines = figures["nerf-tiny-lego-psnr"].axes[0].get_lines()
+    assert [line.get_color() for line in lines[::2]] == [
+        style(rule)["color"] for rule in ("backprop", "dfa", "shallow")
+    ]
     assert all("tiny-lego" in figure.get_label() for figure in figures.values())
 
 

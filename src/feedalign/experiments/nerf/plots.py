@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from feedalign.experiments.names import label
+from feedalign.experiments.names import full_name, label
 from feedalign.experiments.nerf.pictures import DEPTH, SEEN, STRIP, TRUTH, view_file
 from feedalign.experiments.nerf.tables import sorted_runs
 from feedalign.experiments.panels import panels
@@ -85,6 +85,7 @@ def strips_figure(runs: PicturesOf, name: str) -> Figure:
             axes.imshow(_read(run, STRIP), aspect="auto", interpolation="nearest")
             axes.set(xticks=[], yticks=[], title=label(rule))
             axes.grid(visible=False)
+            axes.spines[:].set_visible(False)
         grid[-1].set_xlabel("camera along the path")
     figure.set_label(
         f"{name}: epipolar strips, the middle column of pixels of each camera along a path. Edges run on smoothly "
@@ -109,7 +110,7 @@ def psnr_curves(runs: Sequence[Run], name: str, stacked: bool = False) -> Figure
                 for number, run in enumerate(some):
                     steps = [line["step"] for line in run.curve]
                     found = [line[f"{part}_psnr"] for line in run.curve]
-                    axes.plot(steps, found, label=label(rule) if number == 0 else None, **style(rule))
+                    axes.plot(steps, found, label=label(rule) if number == 0 else None, **style(full_name(rule)))
             axes.set_title({"train": "Training", "validation": "Validation"}[part] + " PSNR (dB)")
             axes.set_xlabel("iteration")
         grid[0].legend()
