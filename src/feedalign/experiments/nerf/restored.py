@@ -67,10 +67,8 @@ def restored(folder: Path, root: Path | str | None = None, device: torch.device 
     config = undescribed(record.config)
     scene = load_scene(config.data, root).to(device)
     model = config.build(scene.near, scene.far, scene.white)
-    handles = config.attach(model)  # a rule that learns its feedback keeps it among the weights
+    # The checkpoint of a finished run was written with the rule taken off, learnt feedback and all.
     checkpoint.restore(weights, config, {"model": model})
-    for handle in handles.values():
-        handle.remove()
     return Restored(config, scene, model.to(device).eval())
 
 
