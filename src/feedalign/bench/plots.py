@@ -209,7 +209,7 @@ PICTURES: dict[str, tuple[Draw, str, str, str]] = {
         ctr_costs,
         "Categories of click logs",
         "Time of a training step over the number of categories; the table above holds the numbers.",
-        "Medians over rounds. A step with sparse tables takes no longer with more categories.",
+        "Medians over rounds. A step with sparse tables grows with the categories of its batch alone.",
     ),
     "bench-clicks": (
         clicks_costs,

@@ -51,7 +51,7 @@ class TrainCtr:
         epochs: How often the training rows are seen at most.
         batch: Rows in a step.
         rows: Use the first so many rows of a log.
-        sparse: Give tables sparse gradients and a lazy Adam: a step takes no longer with more categories.
+        sparse: Give tables sparse gradients and a lazy Adam: a step touches the categories of its batch alone.
         tuned: Folder of tuned settings.
         device: cpu, or auto for an accelerator where there is one.
         threads: CPU threads, torch's own choice by default. On small logs give 1, and another process.

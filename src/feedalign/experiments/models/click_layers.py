@@ -19,8 +19,8 @@ class Table(nn.Embedding):
     Args:
         sizes: Categories of each field. An index counts from 0 within its field.
         width: ``D``.
-        sparse: Whether the gradient holds only the rows that a batch names. The time of a step then does not grow with
-            ``V``, and the optimiser must be one that takes such gradients.
+        sparse: Whether the gradient holds only the rows that a batch names. A step then touches no others, and the
+            optimiser must be one that takes such gradients.
 
     Shapes:
         ``[N, F]``, integers, to ``[N, F, D]``.

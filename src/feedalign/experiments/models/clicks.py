@@ -37,7 +37,7 @@ class ClickModelConfig:
         heads: Of the attention.
         layers: Of the attention.
         frozen: Leave AFN's embeddings as they are drawn wherever the backward pass is cut, as the published code does.
-        sparse: Whether tables have sparse gradients, so that a step takes no longer with more categories.
+        sparse: Whether tables have sparse gradients, so that a step touches the categories of its batch alone.
     """
 
     kind: ClickKind = "deepfm"
