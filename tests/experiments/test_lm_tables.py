@@ -134,6 +134,18 @@ def test_what_is_asked_is_met_or_not_or_not_run():
     assert len(lm_tables(small(name="python-small"))) == 2  # nothing is asked of that one
 
 
+def test_what_is_asked_is_asked_again_of_open_last_blocks():
+    opened = {("dfa", "macro", "hidden"): 100.0, ("dfa", "micro", "hidden"): 110.0, ("shallow", "", ""): 120.0}
+    more = [made("wikitext-2-small", *key, ours, last=False) for key, ours in opened.items()]
+    rows = families([*small(), *more])
+    assert set(rows) == {"wikitext-2-small"}
+    assert [row.words for row in rows["wikitext-2-small"]][-2:] == ["shallow", "shallow last block open"]
+    found = demands_table(rows["wikitext-2-small"]).rows
+    assert [row[2] for row in found] == ["yes", "yes", "no", "yes", "yes", "yes", "not run", "yes"]
+    assert found[4][1] == "180.0, 200.0, 220.0, 240.0"
+    assert all(row[0].endswith("last block open") for row in found[4:])
+
+
 def test_pictures_are_of_perplexity_and_alignment():
     for stacked in (False, True):
         found = dict(lm_pictures(small(seeds=(0, 1)), stacked))

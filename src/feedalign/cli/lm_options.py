@@ -37,8 +37,10 @@ def sent(
     if not rules or not points or not errors:
         raise UsageError("Expected at least one rule, placement and tap, found none. Do: --rule bp dfa shallow.")
     for rule in expand(rules):
-        if not sends(rule) or preset.endswith(TUNED):
+        if preset.endswith(TUNED):
             yield Sent(rule, {})
+        elif not sends(rule):
+            yield Sent(rule, {"last": last})
         else:
             for place in points:
                 for error in errors:

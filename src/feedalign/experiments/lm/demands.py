@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from itertools import pairwise
 
-from feedalign.experiments.lm.rows import WHERE, Family, figure
+from feedalign.experiments.lm.rows import OPENED, WHERE, Family, figure
 from feedalign.experiments.tables import Table
 
 SMALL = "wikitext-2-small"
@@ -24,8 +24,12 @@ class Demand:
 
 
 def demands_table(rows: Family) -> Table:
-    """Return what is asked of the small model on WikiText-2, a row a demand, by the mean test perplexities."""
-    demands = [_order(rows), *(_ratio(rows, *where) for where in LARGEST)]
+    """Return what is asked of the small model on WikiText-2, a row a demand, by the mean test perplexities.
+
+    The same is asked again of runs whose last block is open, where there are some.
+    """
+    kinds = [more for more in ("", OPENED) if not more or any(row.more == more for row in rows)]
+    demands = [one for more in kinds for one in _demands(_means(rows, more), more)]
     words = {True: "yes", False: "no", None: "not run"}
     return Table(
         title=f"{SMALL}: what is asked, by the mean test perplexities over seeds",
@@ -35,16 +39,23 @@ def demands_table(rows: Family) -> Table:
     )
 
 
-def _means(rows: Family) -> dict[tuple[str, str], float]:
+Means = dict[tuple[str, str], float]
+
+
+def _means(rows: Family, more: str) -> Means:
     """Return the mean test perplexity by placement (or rule, where there is none) and tap."""
-    plain = [row for row in rows if row.rule in ("bp", "dfa", "shallow") and not row.more]
-    return {(row.points or row.rule, row.error): figure(rows[row], "test_perplexity").mean for row in plain}
+    asked = [row for row in rows if row.rule == "bp" or (row.rule in ("dfa", "shallow") and row.more == more)]
+    return {(row.points or row.rule, row.error): figure(rows[row], "test_perplexity").mean for row in asked}
 
 
-def _order(rows: Family) -> Demand:
-    means = _means(rows)
+def _demands(means: Means, more: str) -> list[Demand]:
+    ending = f", {more}" if more else ""
+    return [_order(means, ending), *(_ratio(means, *where, ending) for where in LARGEST)]
+
+
+def _order(means: Means, ending: str) -> Demand:
     found = [means.get((name, "" if name in ("bp", "shallow") else "hidden")) for name in ORDER]
-    asked = f"{' < '.join(ORDER)}, each at least {100 * (GAP - 1):.0f} % apart"
+    asked = f"{' < '.join(ORDER)}, each at least {100 * (GAP - 1):.0f} % apart{ending}"
     there = [one for one in found if one is not None]
     if len(there) < len(ORDER):
         return Demand(asked, "-", None)
@@ -52,10 +63,9 @@ def _order(rows: Family) -> Demand:
     return Demand(asked, ", ".join(f"{one:.1f}" for one in there), met)
 
 
-def _ratio(rows: Family, points: str, error: str) -> Demand:
-    means, largest = _means(rows), LARGEST[points, error]
-    ours, baseline = means.get((points, error)), means.get(("bp", ""))
-    asked = f"{points}, {WHERE[error]}, over backprop: at most {largest:g}"
+def _ratio(means: Means, points: str, error: str, ending: str) -> Demand:
+    largest, ours, baseline = LARGEST[points, error], means.get((points, error)), means.get(("bp", ""))
+    asked = f"{points}, {WHERE[error]}, over backprop: at most {largest:g}{ending}"
     if ours is None or baseline is None:
         return Demand(asked, "-", None)
     return Demand(asked, f"{ours / baseline:.2f}", ours / baseline <= largest)

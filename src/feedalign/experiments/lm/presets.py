@@ -15,6 +15,7 @@ from feedalign.experiments.data.texts import TextConfig
 from feedalign.experiments.errors import ExperimentError
 from feedalign.experiments.lm.config import Config
 from feedalign.experiments.models.transformer import Placement, Tap, TransformerConfig
+from feedalign.experiments.names import FLOOR, full_name
 from feedalign.experiments.optimisation import AdamConfig, PaceConfig
 from feedalign.experiments.settings import Preset, named, with_settings
 
@@ -69,7 +70,7 @@ ROWS: dict[str, tuple[str, Settings]] = {
 }
 """The optimisers of table 5 of Launay et al. 2020, and two more of their code: what it is, and each rule's settings."""
 
-TUNED = "-tuned"
+TUNED, OPEN = "-tuned", "open"
 _OWN: dict[str, Preset[Config]] = {
     "python-small": Preset("two blocks on Python's own sources: about a minute, no download", DEMO),
     "wikitext-2-small": Preset("three blocks on WikiText-2, one pass of 3 M tokens: minutes on one core", SMALL),
@@ -90,10 +91,13 @@ def tuned_name(name: str) -> str:
 
 
 def cell(name: str, config: Config) -> str:
-    """Return the name of a run of a preset: with placement and tap, for rules that send an error to points."""
+    """Return the name of a run of a preset: with placement and tap, for rules that send an error to points.
+
+    What shallow training learns depends on whether the last block is cut off, and on no other point.
+    """
     if not config.broadcasts:
-        return name
-    marks = ["", *(["embedding"] if config.embedding else []), *([] if config.last else ["open"])]
+        return f"{name}-{OPEN}" if config.rule == "shallow" and not config.last else name
+    marks = ["", *(["embedding"] if config.embedding else []), *([] if config.last else [OPEN])]
     return f"{name}-{config.points}-{config.error}" + "-".join(marks)
 
 
@@ -127,7 +131,9 @@ def preset(
     config = replace(row.config, rule="bp", seed=seed)
     asked = {"points": points, "error": error, "last": last}
     given: dict[str, Any] = {option: value for option, value in asked.items() if value is not None}
-    config = replace(config, rule=rule, **(given if sends(rule) else {}))
+    if not sends(rule):
+        given = {option: value for option, value in given.items() if option == "last" and full_name(rule) == FLOOR}
+    config = replace(config, rule=rule, **given)
     if name.endswith(TUNED):
         found = (shipped() if tuned is None else tuned).get(name, {}).get(config.rule)
         if found is None:
@@ -147,6 +153,15 @@ def sends(rule: str) -> bool:
         ValueError: There is no rule of that name.
     """
     return replace(SMALL, error="logits", rule=rule).broadcasts
+
+
+def sends_targets(rule: str) -> bool:
+    """Return whether a rule sends the token in the error's place, and so needs the error at the logits.
+
+    Raises:
+        ValueError: There is no rule of that name.
+    """
+    return replace(SMALL, error="logits", rule=rule).sends_targets
 
 
 @lru_cache(maxsize=1)

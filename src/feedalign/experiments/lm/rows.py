@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from feedalign.experiments.lm.presets import OPEN
 from feedalign.experiments.names import label, rank, short_name
 from feedalign.experiments.records import Run
 from feedalign.experiments.tables import Interval, interval
 
 LM = "lm"
+OPENED = "last block open"
 WHERE = {"hidden": "before the vocabulary", "logits": "at the logits"}
 
 
@@ -50,12 +52,13 @@ def family(run: Run) -> tuple[str, Row]:
     rule = short_name(record.rule)
     ending = f"-{config['points']}-{config['error']}"
     if ending not in record.name:
-        return record.name, Row(rank(rule), rule)
+        name, _, changed = record.name.partition("_")
+        more = OPENED if name.endswith(f"-{OPEN}") else ""
+        name = "_".join(part for part in (name.removesuffix(f"-{OPEN}"), changed) if part)
+        return name, Row((*rank(rule), "", "", more), rule, more=more)
     before, _, after = record.name.rpartition(ending)
     marks, _, changed = after.partition("_")
-    more = ", ".join(
-        words for mark, words in (("embedding", "embedding too"), ("open", "last block open")) if f"-{mark}" in marks
-    )
+    more = ", ".join(words for mark, words in (("embedding", "embedding too"), (OPEN, OPENED)) if f"-{mark}" in marks)
     name = f"{before}_{changed}" if changed else before
     order = (*rank(rule), config["points"], config["error"], more)
     return name, Row(order, rule, config["points"], config["error"], more)

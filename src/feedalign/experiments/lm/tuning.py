@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from feedalign.experiments.lm.config import Config
-from feedalign.experiments.lm.presets import TUNED, preset, tuned_name
+from feedalign.experiments.lm.presets import TUNED, preset, sends_targets, tuned_name
 from feedalign.experiments.lm.runs import LM
 from feedalign.experiments.studies import Logarithmic, Space, Study
 
@@ -60,7 +60,7 @@ def study(
         ExperimentError: There is no preset of that name.
         ValueError: There is no rule of that name, or too few steps.
     """
-    plain = preset(name.removesuffix(TUNED), rule)
+    plain = preset(name.removesuffix(TUNED), rule, error="logits" if sends_targets(rule) else None)
     whole = None if plain.every is None else max(1, plain.epochs * plain.every // 2)
     config = replace(
         plain,

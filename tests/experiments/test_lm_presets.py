@@ -1,0 +1,116 @@
+"""Configurations of language models by name: the published settings, and what a run is called."""
+
+import pytest
+
+from feedalign.cli.failures import UsageError
+from feedalign.cli.train_lm import TrainLm
+from feedalign.experiments.errors import ExperimentError
+from feedalign.experiments.lm import PRESETS, preset
+from feedalign.experiments.lm.tuning import study
+
+PAPER = [name for name in PRESETS if name.startswith("wikitext-103-paper")]
+
+
+@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize("rule", ["bp", "dfa", "shallow"])
+def test_published_model_and_text(name, rule):
+    config = preset(name, rule)
+    model = config.model
+    assert (model.blocks, model.width, model.heads, model.hidden, model.context) == (6, 512, 8, 2048, 128)
+    assert (model.norm, model.positions, model.attention, model.dropout, model.tied) == (
+        "post", "sinusoidal", "dot", 0.1, False,
+    )  # fmt: skip
+    assert (config.data.name, config.data.vocabulary, config.data.lowercase) == ("wikitext-103", 32_000, True)
+    assert (config.batch, config.order, config.epochs, config.every) == (64, "streams", 20, None)
+    assert config.optimiser.clip == 0.5
+    assert config.optimiser.epsilon == 1e-9
+    assert config.error == "hidden"
+    assert config.last
+
+
+@pytest.mark.parametrize(
+    ("row", "rule", "schedule", "rate", "beta2"),
+    [
+        ("noam", "bp", "noam", 1.0, 0.98),
+        ("noam", "dfa", "noam", 1.0, 0.98),
+        ("noam", "shallow", "noam", 1.0, 0.98),
+        ("adam", "dfa", "constant", 5e-5, 0.98),
+        ("beta2", "bp", "noam", 1.0, 0.999),
+        ("beta2", "dfa", "constant", 5e-5, 0.999),
+        ("plateau", "dfa", "plateau", 1e-4, 0.999),
+    ],
+)
+def test_published_optimisers(row, rule, schedule, rate, beta2):
+    config = preset(f"wikitext-103-paper-{row}", rule)
+    assert config.schedule.name == schedule
+    assert (config.optimiser.name, config.optimiser.learning_rate, config.optimiser.beta2) == ("adam", rate, beta2)
+    assert (config.schedule.warmup, config.schedule.factor, config.schedule.patience) == (4000, 0.2, 1)
+
+
+@pytest.mark.parametrize(
+    ("rule", "options", "name"),
+    [
+        ("bp", {"points": "micro", "error": "logits", "last": False}, "python-small"),
+        ("shallow", {"points": "micro"}, "python-small"),
+        ("shallow", {"last": False}, "python-small-open"),
+        ("fa", {"points": "micro"}, "python-small"),
+        ("dfa", {}, "python-small-macro-hidden"),
+        ("dfa", {"points": "micro", "error": "logits"}, "python-small-micro-logits"),
+        ("dkp", {"last": False}, "python-small-macro-hidden-open"),
+    ],
+)
+def test_name_says_what_matters_to_the_rule(rule, options, name):
+    assert preset("python-small", rule, **options).name == name
+
+
+def test_names_tell_all_runs_of_a_command_apart():
+    command = TrainLm(rule=("bp", "dfa", "drtp", "shallow"), error=("logits",), points=("macro", "micro"), seeds=2)
+    places = [(config.name, config.rule, config.seed) for config in command.configs()]
+    assert len(places) == len(set(places)) == 2 * (1 + 2 + 2 + 1)
+
+
+def test_last_block_may_be_left_open_in_dfa_and_shallow_alike():
+    found = {config.rule: config for config in TrainLm(open_last=True).configs()}
+    assert {rule: config.last for rule, config in found.items()} == {"bp": True, "dfa": False, "shallow": False}
+    assert found["shallow"].name == "python-small-open"
+
+
+def test_other_settings_make_another_name():
+    (config,) = TrainLm(rule=("dfa",), epochs=2, norm="pre", learning_rate=0.1).configs()
+    assert config.name == "python-small-macro-hidden_epochs-2_learning-rate-0.1_norm-pre"
+    (same,) = TrainLm(rule=("dfa",), epochs=4, norm="post").configs()
+    assert same.name == "python-small-macro-hidden"
+
+
+@pytest.mark.parametrize("empty", [{"rule": ()}, {"points": ()}, {"error": ()}])
+def test_nothing_to_run_is_refused(empty):
+    with pytest.raises(UsageError, match="Expected at least one rule, placement and tap"):
+        TrainLm(**empty).configs()
+
+
+def test_untuned_preset_says_how_to_tune_it():
+    with pytest.raises(
+        ExperimentError, match="Expected settings of dfa for python-small-tuned, found none: it was not"
+    ):
+        preset("python-small-tuned", "dfa", tuned={})
+
+
+def test_tuned_preset_has_what_was_chosen():
+    chosen = {"python-small-tuned": {"dfa": {"error": "logits", "last": False, "optimiser.learning_rate": 0.004}}}
+    config = preset("python-small-tuned", "dfa", 3, tuned=chosen)
+    assert (config.name, config.error, config.last, config.seed) == ("python-small-tuned", "logits", False, 3)
+    assert config.optimiser.learning_rate == 0.004
+
+
+def test_rules_have_equal_budgets_and_share_what_they_can(tmp_path):
+    found = {rule: study("wikitext-2-small", rule, tmp_path) for rule in ("bp", "dfa", "dkp", "drtp", "shallow")}
+    assert len({(one.trials, one.seeds, one.config.every, one.config.epochs) for one in found.values()}) == 1
+    assert found["bp"].config.every == 750  # half of the preset's 1,500 steps
+    own = {"error", "last", "feedback.gain"}
+    shared = set(found["bp"].space)
+    assert not shared & own
+    assert set(found["shallow"].space) == shared
+    for rule in ("dfa", "dkp", "drtp"):
+        assert set(found[rule].space) == shared | own
+    assert found["drtp"].space["error"] == ("logits",)
+    assert min(found["bp"].seeds) >= 1_000  # none that is reported
