@@ -128,7 +128,7 @@ def box(scene: Scene) -> tuple[Tensor, Tensor]:
 def find_empty_space(model: Radiance, scene: Scene, resolution: int) -> Occupancy:
     """Let the fields be asked only where they found something, and return where that is.
 
-    With a fine field it alone decides, since it makes the picture; the coarse one only says where to look.
+    A cell is skipped if both fields find it empty: the fine one makes the picture, the coarse one says where to look.
     """
     low, high = box(scene)
     fields = [model.get_submodule(name) for name in model.fields]
