@@ -177,7 +177,7 @@ def test_hadamard_projects_a_large_error_in_little_memory() -> None:
     expected = error @ feedback.scaled(0, parts, 5000, error.dtype)
     torch.testing.assert_close(feedback.product(error, parts, numbers), expected, rtol=1e-4, atol=1e-4)
     peak = peak_memory(lambda: feedback.product(error, parts, numbers), error.device)
-    assert peak < 2 * error.numel() * error.element_size()  # padded to 8192 and transformed whole it would be 5 times
+    assert peak < 3 * error.numel() * error.element_size()  # padded to 8192 and transformed whole it would be 5 times
 
 
 def test_hadamard_rows_do_not_repeat_where_the_error_is_wider_than_the_point() -> None:
