@@ -195,17 +195,24 @@ def test_more_noise_is_later_alignment() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)  # many minutes of one core, on a machine that others use too
-@pytest.mark.parametrize(("activation", "peak", "end"), [("relu", 0.235, 0.83), ("tanh", 0.27, None)])
-def test_random_targets_are_aligned_with_and_then_memorised(activation: str, peak: float, end: float | None) -> None:
-    """Check 11: the alignment peaks, falls as the samples are memorised, and is better where the targets are."""
-    config, seeds = targets.Config(), 5
+@pytest.mark.parametrize(
+    ("activation", "epochs", "peak", "end"), [("relu", 2000, 0.235, 0.83), ("tanh", 3000, 0.27, None)]
+)
+def test_random_targets_are_aligned_with_and_then_memorised(
+    activation: str, epochs: int, peak: float, end: float | None
+) -> None:
+    """Check 11: the alignment peaks, falls as the samples are memorised, and is better where the targets are.
+
+    tanh memorises more slowly: after 2,000 epochs it has fallen by 4.97 % where 5 % are asked, and goes on.
+    """
+    config, seeds = targets.Config(), 3
     best, worst = RandomTargets(1.0, 1.0), RandomTargets(0.2, 0.2)
     x, y = targets._drawn(config, [best, worst], seeds)
     net = Net(config.inputs, config.width, 2, config.depth, activation)
     peaks, ends, gradients = [], [], []
     for feedback in range(3):  # by itself each moves the peak by some hundredths
         ensemble = Ensemble(net, list(range(seeds)) * 2, feedback_seed=feedback)
-        curves = history(ensemble, Task(targets.squared, x, y), Schedule(config.epochs, config.rate, looks=40))
+        curves = history(ensemble, Task(targets.squared, x, y), Schedule(epochs, config.rate, looks=40))
         weights = np.array([curve["weight_alignment_total"] for curve in curves]).reshape(2, seeds, -1)
         finals = np.array([curve["gradient_alignment_total"][-1] for curve in curves]).reshape(2, seeds)
         peaks.append(np.nanmax(weights, axis=-1).mean(axis=1))
