@@ -113,7 +113,8 @@ def test_tuning_tries_the_settings_of_the_preset_first(command, texts: Path, tmp
         (("train", "lm", "--rule", "drtp"), "Expected the error at the logits for drtp"),
         (("train", "lm", "--data", "wikitext3"), "There is no text 'wikitext3'"),
         (("train", "lm", "--vocabulary", "10"), "Expected a vocabulary of at least 258 tokens"),
-        (("tune", "lm", "--trials", "0"), "Expected at least one trial, run and step, found 0, 1 and None."),
+        (("tune", "lm", "--trials", "0"), "Expected at least one trial and run, found 0 and 1."),
+        (("tune", "lm", "--steps", "0"), "Expected at least one step, found 0."),
         (("generate", "nowhere"), "Expected the weights of a run at nowhere/checkpoint.pt, found no such file."),
     ],
 )

@@ -18,7 +18,7 @@ from feedalign.experiments.errors import RecordError
 from feedalign.experiments.models.clicks import ClickModelConfig
 from feedalign.experiments.records import load_all
 from feedalign.experiments.report import write_report
-from feedalign.experiments.results import BLOCKS, ctr, overview, tables
+from feedalign.experiments.results import BLOCKS, family, overview, tables
 from feedalign.experiments.styles import style
 from feedalign.experiments.tables import Interval
 
@@ -164,14 +164,14 @@ def test_summary_counts_cells_and_names_those_where_a_demand_fails(runs):
 
 
 def test_documents_and_reports_take_the_tables_and_pictures(folder, runs, tmp_path):
-    titles = [table.title for table in ctr(folder)]
+    titles = [table.title for table in family("ctr", folder)]
     assert titles == [table.title for table in tables(folder)]
     assert overview(folder) == []  # no AUC among accuracies
     shown = [(block.name, block.caption) for block in BLOCKS["ctr-pictures"](folder)]
     assert [name for name, _ in shown] == [name for name, _ in ctr_pictures(runs)]
     assert shown[0][1].startswith("planted: validation AUC after every epoch")
     with pytest.raises(RecordError, match="Expected records of click logs at or below"):
-        ctr(tmp_path)
+        family("ctr", tmp_path)
     report = write_report(folder, tmp_path / "report.html").read_text()
     assert "Click logs" in report
     assert report.count("<picture>") == len(list(ctr_pictures(runs))) == 4

@@ -20,7 +20,7 @@ from feedalign.experiments.graph.tables import (
     summary_table,
 )
 from feedalign.experiments.records import load_all
-from feedalign.experiments.results import graph, overview, tables
+from feedalign.experiments.results import family, overview, tables
 
 RESULTS = Path(__file__).parent.parent.parent / "results" / "graph"
 RULES = ("bp", "dfa", "shallow")
@@ -123,11 +123,11 @@ def test_summary_holds_to_its_words(accuracies, met, runs):
 
 
 def test_documents_take_the_tables_of_graphs_from_a_block(folder, tmp_path):
-    assert [table.title for table in graph(folder)] == [table.title for table in tables(folder)]
+    assert [table.title for table in family("graph", folder)] == [table.title for table in tables(folder)]
     (table,) = overview(folder)
     assert [row[0] for row in table.rows] == ["cora-dna", "cora-gcn"]  # no AUC among accuracies
     with pytest.raises(RecordError, match="Expected records of graph networks at or below"):
-        graph(tmp_path)
+        family("graph", tmp_path)
 
 
 def test_what_was_not_run_is_not_invented(runs):

@@ -10,8 +10,9 @@ from feedalign.cli.failures import UsageError
 from feedalign.errors import nearest
 from feedalign.experiments.ctr import shipped
 from feedalign.experiments.ctr.cells import ALONE
-from feedalign.experiments.ctr.presets import DATA, LARGE, MODELS, PLANTED, REAL, TITLES, Settings
+from feedalign.experiments.ctr.presets import DATA, LARGE, MODELS, PLANTED, REAL, TITLES
 from feedalign.experiments.names import EVERY, expand
+from feedalign.experiments.settings import Settings
 from feedalign.experiments.studies import chosen
 
 Words = tuple[str, ...]

@@ -10,8 +10,9 @@ from feedalign.cli.failures import UsageError
 from feedalign.errors import nearest
 from feedalign.experiments.data.graphs import graph_source
 from feedalign.experiments.graph import shipped
-from feedalign.experiments.graph.presets import CITATIONS, KARATE, MODELS, TITLES, Settings
+from feedalign.experiments.graph.presets import CITATIONS, KARATE, MODELS, TITLES
 from feedalign.experiments.names import EVERY, expand
+from feedalign.experiments.settings import Settings
 from feedalign.experiments.studies import chosen
 
 Words = tuple[str, ...]

@@ -16,11 +16,12 @@ from feedalign.cli.report import REPORT
 from feedalign.cli.train import cpu_threads
 from feedalign.experiments.graph import AUTOENCODER, GRAPH, autoencoder_presets, preset, presets
 from feedalign.experiments.graph.presets import AUTOENCODER as GAE
-from feedalign.experiments.graph.presets import Settings, cell
+from feedalign.experiments.graph.presets import cell
 from feedalign.experiments.graph.tables import graph_tables
 from feedalign.experiments.records import load_all
 from feedalign.experiments.report import write_report
 from feedalign.experiments.runs import Experiment
+from feedalign.experiments.settings import Settings
 
 Rules = Annotated[Words, tyro.conf.arg(metavar="NAME [NAME ...]", help=RULE_NAMES)]
 TUNED_HELP = "Folder of what feedalign tune found; by default the settings that come with the package."

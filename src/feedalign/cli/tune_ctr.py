@@ -6,16 +6,12 @@ from typing import Annotated, Literal
 
 import tyro
 
-from feedalign.cli.console import say, show, standard_error, standard_output
 from feedalign.cli.ctr_options import Logs, Networks, logs, networks, rules_of
 from feedalign.cli.failures import UsageError
 from feedalign.cli.options import Omitted
-from feedalign.cli.progress import one_bar
-from feedalign.cli.train import cpu_threads
+from feedalign.cli.searches import require_some, search
 from feedalign.cli.train_ctr import Rules
-from feedalign.cli.tune_graph import settings_text
 from feedalign.experiments.ctr.tuning import studies
-from feedalign.experiments.studies import TUNING, chosen, studies_table, tune
 
 
 @dataclass(frozen=True)
@@ -59,8 +55,7 @@ class TuneCtr:
 
     def run(self) -> None:
         """Run the trials, print the tables, and say what to do with them."""
-        if self.trials < 1 or self.runs < 1:
-            raise UsageError(f"Expected at least one trial and run, found {self.trials} and {self.runs}.")
+        require_some(self.trials, self.runs)
         cells = [
             (log, kind, rule)
             for log in logs(self.data)
@@ -71,13 +66,4 @@ class TuneCtr:
             raise UsageError("Expected something to tune: a factorisation machine learns by bp alone. Add --rule bp.")
         options = {"trials": self.trials, "runs": self.runs, "epochs": self.epochs, "device": self.device}
         found = studies(cells, self.output, **options)
-        left = sum(self.runs * max(0, self.trials - len(study.done())) for study in found)
-        say(standard_error(), f"{len(found)} searches of {self.trials} trials; {left} runs are left")
-        with cpu_threads(self.threads), one_bar(left) as progress:
-            summaries = tune(found, root=self.data_root, progress=progress)
-        console = standard_output()
-        show(console, [studies_table(summary) for summary in summaries])
-        say(console, f"\nTrials and choices: {self.output}/*/{TUNING}")
-        if self.keep is not None:
-            self.keep.write_text(settings_text(chosen(self.output)), encoding="utf-8")
-            say(console, f"Kept: {self.keep}")
+        search(self, found, self.trials)

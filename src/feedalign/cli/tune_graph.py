@@ -6,17 +6,12 @@ from typing import Annotated, Literal
 
 import tyro
 
-from feedalign.cli.console import say, show, standard_error, standard_output
-from feedalign.cli.failures import UsageError
 from feedalign.cli.graph_options import Graphs, Models, graphs, models, rules
 from feedalign.cli.options import Omitted
-from feedalign.cli.progress import one_bar
-from feedalign.cli.train import cpu_threads
+from feedalign.cli.searches import require_some, search
 from feedalign.cli.train_graph import Rules
 from feedalign.experiments.graph.presets import AUTOENCODER
 from feedalign.experiments.graph.tuning import studies
-from feedalign.experiments.records import to_json
-from feedalign.experiments.studies import TUNING, chosen, studies_table, tune
 
 
 @dataclass(frozen=True)
@@ -59,8 +54,7 @@ class TuneGraph:
 
     def run(self) -> None:
         """Run the trials, print the tables, and say what to do with them."""
-        if self.trials < 1 or self.runs < 1:
-            raise UsageError(f"Expected at least one trial and run, found {self.trials} and {self.runs}.")
+        require_some(self.trials, self.runs)
         found = studies(
             [(graph, kind) for graph in graphs(self.data) for kind in self.kinds],
             rules(self.rule),
@@ -70,28 +64,10 @@ class TuneGraph:
             epochs=self.epochs,
             device=self.device,
         )
-        left = sum(self.runs * max(0, self.trials - len(study.done())) for study in found)
-        say(standard_error(), f"{len(found)} searches of {self.trials} trials; {left} runs are left")
-        with cpu_threads(self.threads), one_bar(left) as progress:
-            summaries = tune(found, root=self.data_root, progress=progress)
-        console = standard_output()
-        show(console, [studies_table(summary) for summary in summaries])
-        say(console, f"\nTrials and choices: {self.output}/*/{TUNING}")
-        if self.keep is not None:
-            self.keep.write_text(settings_text(chosen(self.output)), encoding="utf-8")
-            say(console, f"Kept: {self.keep}")
+        search(self, found, self.trials)
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """The networks asked for, the autoencoder last."""
         networks = tuple(name for name in self.model if name != AUTOENCODER)
         return (*(models(networks) if networks else ()), *((AUTOENCODER,) if AUTOENCODER in self.model else ()))
-
-
-def settings_text(found: dict[str, dict[str, dict[str, float]]]) -> str:
-    """Return the settings as JSON, a rule a line, so that a change shows."""
-    cells = [
-        f' "{name}": {{\n' + ",\n".join(f'  "{rule}": {to_json(one)}' for rule, one in by_rule.items()) + "\n }"
-        for name, by_rule in found.items()
-    ]
-    return "{\n" + ",\n".join(cells) + "\n}\n"

@@ -6,17 +6,13 @@ from typing import Annotated, Literal
 
 import tyro
 
-from feedalign.cli.console import say, show, standard_error, standard_output
 from feedalign.cli.failures import UsageError
 from feedalign.cli.lm_options import Presets, Rules
 from feedalign.cli.options import Omitted
-from feedalign.cli.progress import one_bar
-from feedalign.cli.train import cpu_threads
-from feedalign.cli.tune_graph import settings_text
+from feedalign.cli.searches import require_some, search
 from feedalign.experiments.lm.tables import trials_table
 from feedalign.experiments.lm.tuning import studies
 from feedalign.experiments.names import expand
-from feedalign.experiments.studies import TUNING, chosen, tune
 
 
 @dataclass(frozen=True)
@@ -57,21 +53,11 @@ class TuneLm:
 
     def run(self) -> None:
         """Run the trials, print the tables, and say what to do with them."""
-        if self.trials < 1 or self.runs < 1 or (self.steps is not None and self.steps < 1):
-            raise UsageError(
-                f"Expected at least one trial, run and step, found {self.trials}, {self.runs} and {self.steps}."
-            )
+        require_some(self.trials, self.runs)
+        if self.steps is not None and self.steps < 1:
+            raise UsageError(f"Expected at least one step, found {self.steps}.")
         if not self.rule:
             raise UsageError("Expected at least one rule, found none. Name some, such as --rule bp dfa.")
         options = {"trials": self.trials, "runs": self.runs, "steps": self.steps, "device": self.device}
         found = studies(self.preset, expand(self.rule), self.output, **options)
-        left = sum(self.runs * max(0, self.trials - len(study.done())) for study in found)
-        say(standard_error(), f"{len(found)} searches of {self.trials} trials; {left} runs are left")
-        with cpu_threads(self.threads), one_bar(left) as progress:
-            summaries = tune(found, root=self.data_root, progress=progress)
-        console = standard_output()
-        show(console, [trials_table(summary) for summary in summaries])
-        say(console, f"\nTrials and choices: {self.output}/*/{TUNING}")
-        if self.keep is not None:
-            self.keep.write_text(settings_text(chosen(self.output)), encoding="utf-8")
-            say(console, f"Kept: {self.keep}")
+        search(self, found, self.trials, trials_table)

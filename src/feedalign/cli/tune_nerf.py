@@ -6,15 +6,11 @@ from typing import Annotated, Literal
 
 import tyro
 
-from feedalign.cli.console import say, show, standard_error, standard_output
 from feedalign.cli.graph_options import Words, rules
 from feedalign.cli.options import RULE_NAMES, Omitted
-from feedalign.cli.progress import one_bar
-from feedalign.cli.train import cpu_threads
+from feedalign.cli.searches import require_some, search
 from feedalign.cli.train_nerf import PRESET_HELP
-from feedalign.cli.tune_graph import settings_text
 from feedalign.experiments.nerf.tuning import RATES, studies
-from feedalign.experiments.studies import TUNING, chosen, studies_table, tune
 
 Rules = Annotated[Words, tyro.conf.arg(metavar="NAME [NAME ...]", help=RULE_NAMES)]
 Presets = Annotated[Words, tyro.conf.arg(metavar="NAME [NAME ...]", help=PRESET_HELP)]
@@ -53,6 +49,7 @@ class TuneNerf:
 
     def run(self) -> None:
         """Run the trials, print the tables, and say where they are."""
+        require_some(len(RATES), self.runs)
         found = studies(
             self.preset,
             rules(self.rule),
@@ -61,13 +58,4 @@ class TuneNerf:
             runs=self.runs,
             device=self.device,
         )
-        left = sum(self.runs * max(0, len(RATES) - len(study.done())) for study in found)
-        say(standard_error(), f"{len(found)} searches of {len(RATES)} trials; {left} runs are left")
-        with cpu_threads(self.threads), one_bar(left) as progress:
-            summaries = tune(found, root=self.data_root, progress=progress)
-        console = standard_output()
-        show(console, [studies_table(summary) for summary in summaries])
-        say(console, f"\nTrials and choices: {self.output}/*/{TUNING}")
-        if self.keep is not None:
-            self.keep.write_text(settings_text(chosen(self.output)), encoding="utf-8")
-            say(console, f"Kept: {self.keep}")
+        search(self, found, len(RATES))

@@ -21,7 +21,7 @@ from feedalign.experiments.lm.rows import LM
 from feedalign.experiments.lm.tables import lm_tables
 from feedalign.experiments.nerf.plots import nerf_pictures
 from feedalign.experiments.nerf.tables import NERF, nerf_tables
-from feedalign.experiments.records import RECORD, load_all
+from feedalign.experiments.records import RECORD, Run, load_all
 from feedalign.experiments.report import load_benches
 from feedalign.experiments.tables import Table, to_markdown
 from feedalign.experiments.theory import STUDIES, studied
@@ -50,10 +50,8 @@ def tables(folder: Path) -> list[Table]:
     """
     comparisons, benches, studies = _read(folder)
     found = [table for one in comparisons for table in (accuracy_table(one), *alignment_tables(one))]
-    found += graph_tables(load_all(folder))
-    found += ctr_tables(load_all(folder))
-    found += lm_tables(load_all(folder))
-    found += nerf_tables(load_all(folder))
+    runs = load_all(folder)
+    found += [table for _, make in FAMILIES.values() for table in make(runs)]
     found += [table for record in benches for table in bench_tables(record)]
     return [*found, *(table for study, record in studies for table in study.tables(record))]
 
@@ -150,30 +148,21 @@ def theory_claims(folder: Path) -> list[Block]:
     return [claims_table({study.name: record for study, record in found})]
 
 
-def graph(folder: Path) -> list[Table]:
-    """Return the tables of graph networks and of the graph autoencoder.
+def family(kind: str, folder: Path) -> list[Table]:
+    """Return the tables of one family of experiments.
+
+    Args:
+        kind: One of :data:`FAMILIES`.
+        folder: Where the records are, or above them.
 
     Raises:
         RecordError: There is no record of one.
     """
-    found = graph_tables(load_all(folder))
+    words, make = FAMILIES[kind]
+    found = make(load_all(folder))
     if not found:
         raise RecordError(
-            f"Expected records of graph networks at or below {folder}, found none. `feedalign train graph` makes some."
-        )
-    return found
-
-
-def ctr(folder: Path) -> list[Table]:
-    """Return the tables of networks for click logs.
-
-    Raises:
-        RecordError: There is no record of one.
-    """
-    found = ctr_tables(load_all(folder))
-    if not found:
-        raise RecordError(
-            f"Expected records of click logs at or below {folder}, found none. `feedalign train ctr` makes some."
+            f"Expected records of {words} at or below {folder}, found none. `feedalign train {kind}` makes some."
         )
     return found
 
@@ -183,53 +172,29 @@ def ctr_shown(folder: Path) -> list[Block]:
     return [Shown(name, str(figure.get_label())) for name, figure in ctr_pictures(load_all(folder))]
 
 
-def lm(folder: Path) -> list[Table]:
-    """Return the tables of language models.
-
-    Raises:
-        RecordError: There is no record of one.
-    """
-    found = lm_tables(load_all(folder))
-    if not found:
-        raise RecordError(
-            f"Expected records of language models at or below {folder}, found none. `feedalign train lm` makes some."
-        )
-    return found
-
-
-def nerf(folder: Path) -> list[Table]:
-    """Return the tables of scenes.
-
-    Raises:
-        RecordError: There is no record of one.
-    """
-    found = nerf_tables(load_all(folder))
-    if not found:
-        raise RecordError(
-            f"Expected records of scenes at or below {folder}, found none. `feedalign train nerf` makes some."
-        )
-    return found
-
-
 def nerf_shown(folder: Path) -> list[Block]:
     """Return the pictures of scenes.
 
     Raises:
         RecordError: There is no record of one.
     """
-    nerf(folder)
+    family(NERF, folder)
     return [Shown(name, str(figure.get_label())) for name, figure in nerf_pictures(load_all(folder))]
 
 
+FAMILIES: dict[str, tuple[str, Callable[[Sequence[Run]], list[Table]]]] = {
+    GRAPH: ("graph networks", graph_tables),
+    CTR: ("click logs", ctr_tables),
+    LM: ("language models", lm_tables),
+    NERF: ("scenes", nerf_tables),
+}
+"""By the name of the experiment, and of its command: what it is of, and its tables."""
 BLOCKS: dict[str, Callable[[Path], Sequence[Block]]] = {
     "results": tables,
     "overview": overview,
     "rules": rules,
-    GRAPH: graph,
-    CTR: ctr,
-    "ctr-pictures": ctr_shown,
-    LM: lm,
-    NERF: nerf,
+    **{kind: partial(family, kind) for kind in FAMILIES},
+    f"{CTR}-pictures": ctr_shown,
     f"{NERF}-pictures": nerf_shown,
     **{kind: partial(bench, kind) for kind in TABLES},
     "theory-claims": theory_claims,

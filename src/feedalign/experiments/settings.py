@@ -1,13 +1,18 @@
 """Configurations by name, and copies of a configuration with some settings changed."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from importlib.resources import files
 from typing import Any, Generic, TypeVar
 
 from feedalign.errors import nearest
 from feedalign.experiments.errors import ExperimentError
 
 ConfigT = TypeVar("ConfigT")
+Settings = Mapping[str, Mapping[str, Any]]
+"""What each rule changes in a configuration: dotted names to values, as for :func:`with_settings`."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class Preset(Generic[ConfigT]):
 
     about: str
     config: ConfigT
-    rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    rules: Settings = field(default_factory=dict)
     variants: tuple[str, ...] = ()
 
 
@@ -49,6 +54,32 @@ def configured(presets: Mapping[str, Preset[ConfigT]], name: str, rule: str, see
     config: Any = replace(row.config, name=name, rule=rule, seed=seed)  # type: ignore[type-var]
     changed: ConfigT = with_settings(config, row.rules.get(config.rule, {}))
     return changed
+
+
+def configured_as_tuned(presets: Mapping[str, Preset[ConfigT]], name: str, rule: str, seed: int) -> ConfigT:
+    """Return the configuration called ``name``, which every rule must have its own settings of, or those of DFA.
+
+    Raises:
+        ExperimentError: There is no preset of that name, or it was not tuned.
+        ValueError: There is no rule of that name, or the configuration does not go with it.
+    """
+    row = named(presets, name)
+    config: Any = replace(row.config, name=name, rule=rule, seed=seed)  # type: ignore[type-var]
+    settings = row.rules.get(config.rule) or row.rules.get("dfa")
+    if not settings:
+        raise ExperimentError(
+            f"Expected settings of {config.rule} for {name}, found none: it was not tuned. Do tune it first, or choose "
+            "the published ones: --settings published."
+        )
+    changed: ConfigT = with_settings(config, settings)
+    return changed
+
+
+@cache
+def shipped_settings(package: str) -> dict[str, Settings]:
+    """Return what tuning chose, by configuration, from ``tuned.json`` as it comes with a package."""
+    found: dict[str, Settings] = json.loads(files(package).joinpath("tuned.json").read_text(encoding="utf-8"))
+    return found
 
 
 def with_settings(config: ConfigT, settings: Mapping[str, Any]) -> ConfigT:

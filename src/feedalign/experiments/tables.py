@@ -4,10 +4,12 @@ Whatever is tabulated (accuracies, alignments, step times) becomes one ``Table``
 that the terminal, the documentation and the report can never disagree.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from math import sqrt
 from statistics import fmean, stdev
+from typing import TypeVar
 
 import rich.box
 import rich.table
@@ -16,6 +18,7 @@ from rich.markup import escape as escape_markup
 from rich.text import Text
 from scipy.stats import t as student
 
+CellsT = TypeVar("CellsT")
 LONGEST_NAME = 20  # characters; a narrow terminal folds other columns before those of names
 
 
@@ -130,3 +133,25 @@ def interval(samples: list[float], confidence: float = 0.95) -> Interval:
         return Interval(samples[0], None, 1)
     quantile = float(student.ppf((1 + confidence) / 2, n - 1))
     return Interval(fmean(samples), quantile * stdev(samples) / sqrt(n), n)
+
+
+Asked = tuple[str, Callable[[CellsT, str, str], bool | None], Sequence[tuple[str, str]]]
+"""A demand in words, whether it holds in a place (None where a run is missing), and where it is asked for."""
+
+
+def asked_table(title: str, asked: Sequence[Asked[CellsT]], cells: CellsT, name: Callable[[str, str], str]) -> Table:
+    """Return in how many of the places that have runs each demand holds, and in which it does not.
+
+    Args:
+        title: Of the table.
+        asked: The demands.
+        cells: The runs, as the demands take them.
+        name: Of a place.
+    """
+    rows = []
+    for words, holds, places in asked:
+        found = {place: holds(cells, *place) for place in places}
+        met, known = sum(one is True for one in found.values()), sum(one is not None for one in found.values())
+        missed = ", ".join(name(*place) for place, one in found.items() if one is False)
+        rows.append((words, f"{met} of {known}" if known else "not run", missed))
+    return Table(title=title, headings=("what", "holds in", "not in"), rows=tuple(rows), text_columns=1)

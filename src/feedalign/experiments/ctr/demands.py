@@ -1,10 +1,8 @@
 """What a reproduction on click logs is asked for, and where it holds."""
 
-from collections.abc import Callable, Sequence
-
 from feedalign.experiments.ctr.cells import ALONE, Cells
 from feedalign.experiments.ctr.presets import MODELS, PLANTED, REAL, cell
-from feedalign.experiments.tables import Interval, Table
+from feedalign.experiments.tables import Asked, Interval, Table, asked_table
 
 CLOSE, SHARE = 0.005, 0.9
 """AUC, and the share of backpropagation's gain over the factorisation machine."""
@@ -18,25 +16,14 @@ def demands_table(cells: Cells) -> Table:
     compared = [(data, kind) for data in REAL for kind in ("deepfm", "afn")]
     real = [(data, kind) for data in REAL for kind in HIDDEN]
     planted = [(PLANTED, kind) for kind in HIDDEN]
-    asked: list[tuple[str, Callable[[Cells, str, str], bool | None], Sequence[Place]]] = [
+    asked: list[Asked[Cells]] = [
         (f"DeepFM and AFN: DFA within {CLOSE} of backprop's AUC, or above", close, compared),
         ("DFA above the factorisation machine", above, real),
         ("backprop itself above the factorisation machine", above_by_backprop, real),
         ("shallow Deep & Cross lowest of all on its log", lowest, [(data, "dcn") for data in REAL]),
         (f"planted: DFA recovers {SHARE:.0%} of backprop's gain over FM, or more", recovers, planted),
     ]
-    rows = []
-    for words, holds, places in asked:
-        found = {place: holds(cells, *place) for place in places}
-        met, known = sum(one is True for one in found.values()), sum(one is not None for one in found.values())
-        missed = ", ".join(cell(*place) for place, one in found.items() if one is False)
-        rows.append((words, f"{met} of {known}" if known else "not run", missed))
-    return Table(
-        title="What is asked, by the means over seeds under tuned settings",
-        headings=("what", "holds in", "not in"),
-        rows=tuple(rows),
-        text_columns=1,
-    )
+    return asked_table("What is asked, by the means over seeds under tuned settings", asked, cells, cell)
 
 
 def recovered(backprop: Interval | None, dfa: Interval | None) -> float | None:

@@ -4,18 +4,14 @@ What was tuned, and how each trial did, is in ``results/ctr/<name>/tuning.json``
 what that chose.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
-from importlib.resources import files
 from typing import Any, get_args
 
 from feedalign.experiments.ctr.config import Config
 from feedalign.experiments.data.clicks import ClickConfig, ClickName
-from feedalign.experiments.errors import ExperimentError
 from feedalign.experiments.models.clicks import ClickModelConfig
-from feedalign.experiments.settings import Preset, named, with_settings
+from feedalign.experiments.settings import Preset, Settings, configured_as_tuned, shipped_settings
 
 DATA: tuple[str, ...] = get_args(ClickName)
 PLANTED = "planted"
@@ -25,7 +21,6 @@ LARGE = ("criteo", "avazu", "movielens-1m")
 """Logs with millions of rows, for which networks have the published sizes."""
 MODELS = ("fm", "deepfm", "dcn", "autoint", "afn")
 TITLES = {"fm": "FM", "deepfm": "DeepFM", "dcn": "Deep & Cross", "autoint": "AutoInt", "afn": "AFN"}
-Settings = Mapping[str, Mapping[str, Any]]
 
 SMALL: dict[str, dict[str, Any]] = {
     "fm": {},
@@ -135,11 +130,9 @@ def published(data: str, kind: str) -> Config:
     )
 
 
-@lru_cache(maxsize=1)
 def shipped() -> dict[str, Settings]:
     """Return what tuning chose, by configuration and rule, as it comes with the package."""
-    found: dict[str, Settings] = json.loads(files(__package__).joinpath("tuned.json").read_text(encoding="utf-8"))
-    return found
+    return shipped_settings(__package__)
 
 
 def preset(rows: Mapping[str, Preset[Config]], name: str, rule: str = "dfa", seed: int = 0) -> Config:
@@ -155,12 +148,4 @@ def preset(rows: Mapping[str, Preset[Config]], name: str, rule: str = "dfa", see
         ExperimentError: There is no preset of that name, or it was not tuned.
         ValueError: There is no rule of that name, or the network cannot learn by it.
     """
-    row = named(rows, name)
-    config = replace(row.config, name=name, rule=rule, seed=seed)
-    settings = row.rules.get(config.rule) or row.rules.get("dfa")
-    if not settings:
-        raise ExperimentError(
-            f"Expected settings of {config.rule} for {name}, found none: it was not tuned. Do tune it first, or choose "
-            "the published ones: --settings published."
-        )
-    return with_settings(config, settings)
+    return configured_as_tuned(rows, name, rule, seed)

@@ -4,21 +4,17 @@ What was tuned, and how each trial did, is in ``results/graph/<name>/tuning.json
 holds what that chose.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
-from importlib.resources import files
 from typing import Any, TypeVar
 
 import feedalign as fa
 from feedalign.experiments.data.graphs import GraphConfig
-from feedalign.experiments.errors import ExperimentError
 from feedalign.experiments.graph.autoencoder import AutoencoderConfig
 from feedalign.experiments.graph.config import Config
 from feedalign.experiments.models.graph import GraphModelConfig
 from feedalign.experiments.optimisation import OptimiserConfig
-from feedalign.experiments.settings import Preset, named, with_settings
+from feedalign.experiments.settings import Preset, Settings, configured_as_tuned, shipped_settings
 
 CITATIONS = ("cora", "citeseer", "pubmed")
 KARATE = "karate"
@@ -30,7 +26,6 @@ EMBEDDED = "cora-gcn"
 ConfigT = TypeVar("ConfigT")
 EPOCHS = {"cora-dna": 100, "citeseer-dna": 100, "pubmed-dna": 60}
 """250 were published for every network. DNA learns from a fifth of the nodes, and each epoch takes it far longer."""
-Settings = Mapping[str, Mapping[str, Any]]
 
 
 def _settings(rate: float, decay: float, **model: Any) -> dict[str, Any]:
@@ -156,11 +151,9 @@ def published_autoencoder(graph: str) -> Settings:
     return {"bp": _settings(0.01, 0.0), "dfa": of_dfa, "shallow": of_dfa}
 
 
-@lru_cache(maxsize=1)
 def shipped() -> dict[str, Settings]:
     """Return what tuning chose, by configuration and rule, as it comes with the package."""
-    found: dict[str, Settings] = json.loads(files(__package__).joinpath("tuned.json").read_text(encoding="utf-8"))
-    return found
+    return shipped_settings(__package__)
 
 
 def preset(rows: Mapping[str, Preset[ConfigT]], name: str, rule: str = "dfa", seed: int = 0) -> ConfigT:
@@ -176,13 +169,4 @@ def preset(rows: Mapping[str, Preset[ConfigT]], name: str, rule: str = "dfa", se
         ExperimentError: There is no preset of that name, or it was not tuned.
         ValueError: There is no rule of that name.
     """
-    row = named(rows, name)
-    config: Any = replace(row.config, name=name, rule=rule, seed=seed)  # type: ignore[type-var]
-    settings = row.rules.get(config.rule) or row.rules.get("dfa")
-    if not settings:
-        raise ExperimentError(
-            f"Expected settings of {config.rule} for {name}, found none: it was not tuned. Do tune it first, or choose "
-            "the published ones: --settings published."
-        )
-    changed: ConfigT = with_settings(config, settings)
-    return changed
+    return configured_as_tuned(rows, name, rule, seed)

@@ -1,7 +1,7 @@
 """The tables of graph networks, as the publication has them: its figure stands behind each of ours."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -13,7 +13,7 @@ from feedalign.experiments.accuracy_tables import INTERVAL_NOTE
 from feedalign.experiments.graph.presets import AUTOENCODER, CITATIONS, KARATE, MODELS, TITLES, cell
 from feedalign.experiments.names import short_name
 from feedalign.experiments.records import Run
-from feedalign.experiments.tables import Interval, Table, interval
+from feedalign.experiments.tables import Asked, Interval, Table, asked_table, interval
 
 GRAPH = "graph"
 RULES = ("bp", "dfa", "shallow")
@@ -226,25 +226,15 @@ def summary_table(cells: Cells) -> Table:
     nodes = [(graph, kind) for graph in CITATIONS for kind in MODELS]
     on_cora = [("cora", kind) for kind in ("cheb", "gcn", "spline", "dna")]
     links = [(graph, AUTOENCODER) for graph in CITATIONS]
-    asked: list[tuple[str, Callable[[Cells, str, str], bool | None], list[tuple[str, str]]]] = [
+    asked: list[Asked[Cells]] = [
         (f"DFA within {CLOSE} points of the published DFA, or above", _reaches, nodes),
         ("DFA as close to our backprop as the published DFA to theirs, or closer", _as_close, nodes),
         (f"shallow at least {FAR:.0f} points below DFA", _far_below, on_cora),
         (f"links: AUC of DFA within {CLOSE_AUC} of the published one, or above", _foretells, links),
         (f"alignment on cora above {ALIGNED}", _aligned, [("cora", kind) for kind in MODELS]),
     ]
-    rows = []
-    for words, holds, places in asked:
-        found = {place: holds(cells, *place) for place in places}
-        met, known = sum(one is True for one in found.values()), sum(one is not None for one in found.values())
-        missed = ", ".join(cell(*place) for place, one in found.items() if one is False)
-        rows.append((words, f"{met} of {known}" if known else "not run", missed))
-    return Table(
-        title="How much of the publication is met, by the means over seeds under tuned settings",
-        headings=("what", "holds in", "not in"),
-        rows=tuple(rows),
-        text_columns=1,
-    )
+    title = "How much of the publication is met, by the means over seeds under tuned settings"
+    return asked_table(title, asked, cells, cell)
 
 
 def _reaches(cells: Cells, graph: str, kind: str) -> bool | None:

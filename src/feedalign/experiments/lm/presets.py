@@ -4,11 +4,8 @@ The name of a run says where the backward pass is cut and where the error is tap
 ``wikitext-2-small-macro-hidden``.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
-from importlib.resources import files
 from typing import Any
 
 from feedalign.experiments.data.texts import TextConfig
@@ -17,9 +14,8 @@ from feedalign.experiments.lm.config import Config
 from feedalign.experiments.models.transformer import Placement, Tap, TransformerConfig
 from feedalign.experiments.names import FLOOR, full_name
 from feedalign.experiments.optimisation import AdamConfig, PaceConfig
-from feedalign.experiments.settings import Preset, named, with_settings
+from feedalign.experiments.settings import Preset, Settings, named, shipped_settings, with_settings
 
-Settings = Mapping[str, Mapping[str, Any]]
 PAPER = "wikitext-103-paper"
 PLACEMENTS: tuple[Placement, ...] = ("macro", "micro")
 TAPS: tuple[Tap, ...] = ("hidden", "logits")
@@ -164,8 +160,6 @@ def sends_targets(rule: str) -> bool:
     return replace(SMALL, error="logits", rule=rule).sends_targets
 
 
-@lru_cache(maxsize=1)
 def shipped() -> dict[str, Settings]:
     """Return what tuning chose, by preset and rule, as it comes with the package."""
-    found: dict[str, Settings] = json.loads(files(__package__).joinpath("tuned.json").read_text(encoding="utf-8"))
-    return found
+    return shipped_settings(__package__)

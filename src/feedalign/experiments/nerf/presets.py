@@ -4,19 +4,14 @@ What a search over learning rates, the same for every rule and judged on validat
 ``tuned.json`` beside this file; how each trial did, in ``results/nerf/<name>/tuning.json``.
 """
 
-import json
-from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
-from importlib.resources import files
-from typing import Any
 
 from feedalign.experiments.data.scenes import BLENDER, FORWARD_FACING, SceneConfig
 from feedalign.experiments.models.nerf import FieldConfig
 from feedalign.experiments.nerf.config import Config
 from feedalign.experiments.nerf.rendering import RenderingConfig
 from feedalign.experiments.optimisation import OptimiserConfig
-from feedalign.experiments.settings import Preset, named, with_settings
+from feedalign.experiments.settings import Preset, Settings, named, shipped_settings, with_settings
 
 DEFAULT = "traced"
 TINY_FIELD = FieldConfig(128, 2, skip=None, directions=False)
@@ -85,13 +80,9 @@ def _small() -> dict[str, Preset[Config]]:
     return {name: Preset(about, config, tuned().get(name, {})) for name, (about, config) in rows.items()}
 
 
-@lru_cache(maxsize=1)
-def tuned() -> dict[str, dict[str, Mapping[str, Any]]]:
+def tuned() -> dict[str, Settings]:
     """Return what tuning chose, by configuration and rule, as it comes with the package."""
-    found: dict[str, dict[str, Mapping[str, Any]]] = json.loads(
-        files(__package__).joinpath("tuned.json").read_text(encoding="utf-8")
-    )
-    return found
+    return shipped_settings(__package__)
 
 
 def _of_launay(scene: str) -> Config:
