@@ -115,13 +115,16 @@ def test_rays_per_second_are_measured_and_shown(command, tmp_path: Path) -> None
     said = command("bench", "nerf", *words)
     assert said.code == 0
     cases = {case["rule"]: case for case in json.loads((tmp_path / "record.json").read_text())["cases"]}
-    assert list(cases) == ["backprop", "dfa", "shallow", "render", "render-skipping"]
+    assert list(cases) == [
+        "backprop", "dfa", "shallow", "backprop-skipping", "dfa-skipping", "render", "render-skipping",
+    ]  # fmt: skip
     # DFA forms no gradient for the input of the second layer and of the head: two thirds of what backprop does there.
     inside, outside = 128 * 128 + 128 * 4, 63 * 128
     assert cases["dfa"]["arithmetic_limit"] == pytest.approx(
         (3 * inside + 2 * outside) / (2 * inside + 2 * outside), rel=0.02
     )
     assert cases["render-skipping"]["arithmetic_limit"] > 2
+    assert cases["dfa-skipping"]["arithmetic_limit"] > cases["backprop-skipping"]["arithmetic_limit"] > 2
     assert cases["dfa"]["rays_per_second"] == pytest.approx(16 / cases["dfa"]["median_seconds"])
     assert command("report", tmp_path).code == 0
     assert "Rays of radiance fields" in (tmp_path / "report.html").read_text()

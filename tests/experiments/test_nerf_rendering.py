@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import feedalign as fa
 from feedalign.experiments.models.nerf import FieldConfig
 from feedalign.experiments.nerf.compositing import composite
 from feedalign.experiments.nerf.occupancy import Occupancy, learned
@@ -261,10 +262,52 @@ def test_what_lies_outside_of_the_box_is_asked_about():
     assert not model(rays).fine.opacity.any()
 
 
-def test_a_grid_is_left_alone_in_training():
-    model = scene_of(Ball(), samples=50).train()
+def half():
+    """A grid in which the lower half of the box, with negative z, is not empty."""
+    cells = torch.zeros(4, 4, 4, dtype=torch.bool)
+    cells[:, :, :2] = True
+    return Occupancy(LOW, HIGH, cells)
+
+
+@pytest.mark.parametrize("rule", [fa.Backprop(), fa.DFA()], ids=["backprop", "DFA"])
+def test_what_is_skipped_sends_no_error_and_the_rest_sends_the_same(rule):
+    """Against one pass over all places in which the raw answers in empty space are put to nothing afterwards."""
+    torch.manual_seed(0)
+    model = Radiance(SMALL, RenderingConfig(16, 0), 2.6, 5.4, white=True).eval()
+    field, rays = model.coarse, rays_along_z([0.05 * i for i in range(-4, 8)])
+    example = torch.zeros(1, 2, 3), torch.zeros(1, 3)
+    handle = fa.attach(field, rule, points=field.points, example=example)
+
+    def gradients(pixels):
+        field.zero_grad()
+        (pixels.colour - 0.2).square().mean().backward()
+        return {name: value.grad.clone() for name, value in field.named_parameters()}
+
+    model.occupancy = half()
+    skipping = gradients(model(rays).fine)
+    even = torch.linspace(2.6, 5.4, 16).expand(12, 16)
+    places = rays.origins[:, None] + even[..., None] * rays.directions[:, None]
+    kept = (places[..., 2] < 0)[..., None]
+    assert 0.4 < kept.float().mean() < 0.6
+    raw = torch.where(kept, field(places, rays.viewing), -1.0)
+    whole = gradients(model.pixels(raw, rays, even))
+    handle.remove()
+    for name, expected in whole.items():
+        torch.testing.assert_close(skipping[name], expected, msg=lambda text, name=name: f"{name}: {text}")
+    assert all(value.any() for value in skipping.values())
+
+
+def test_rays_that_meet_nothing_have_gradients_of_zero():
+    torch.manual_seed(0)
+    model = Radiance(SMALL, RenderingConfig(8, 4), 3.0, 5.0, white=True)
     model.occupancy = Occupancy(LOW, HIGH, torch.zeros(4, 4, 4, dtype=torch.bool))
-    assert model(rays_along_z([0.0])).fine.opacity.item() > 0.9
+    model.coarse.density.weight.data.zero_()
+    model.coarse.density.bias.data.fill_(-1.0)
+    model.fine.load_state_dict(model.coarse.state_dict())
+    seen = model(rays_along_z([0.0, 0.1]))
+    assert seen.fine.colour.eq(1).all()
+    (seen.fine.colour.sum() + seen.coarse.colour.sum()).backward()
+    assert not any(value.grad.any() for value in model.parameters() if value.grad is not None)
 
 
 @pytest.mark.parametrize("changed", [{"coarse": 2}, {"fine": -1}, {"noise": -1.0}, {"chunk": 0}])

@@ -42,6 +42,8 @@ BOTH = replace(
     rendering=RenderingConfig(8, 8, noise=0.5, chunk=512),
 )
 
+SKIPPING = replace(BOTH, grid=12, skip_after=0)
+
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
@@ -97,6 +99,40 @@ def test_every_rule_that_broadcasts_trains_both_fields(rule, config, tmp_path, s
     assert all(f"{field}.{head}.weight" in changed for field in run.network.fields for head in heads)
     if rule not in ("bp", "shallow"):
         assert {point.split(".")[0] for point in run.last["alignment"]} == set(run.network.fields)
+
+
+def test_skipping_asks_less_and_learns_as_much(tmp_path, scene):
+    config = replace(TINY, iterations=120, every=40, rays=256, rendering=RenderingConfig(24, 0, chunk=6_144), rule="bp")
+    asked, reached = {}, {}
+    for name, changed in {"all": config, "skipping": replace(config, grid=24, skip_after=40)}.items():
+        run = training(changed, tmp_path / name, scene)
+        places = []
+        run.network.coarse.register_forward_hook(
+            lambda module, inputs, output, places=places: places.append(inputs[0][..., 0].numel() * module.training)
+        )
+        (tmp_path / name).mkdir()
+        run.fit(Stop(), 1e9)
+        asked[name], reached[name] = sum(places), run.last["validation_psnr"]
+    shares = [line.get("occupied_share") for line in run.curve]
+    assert shares[:2] == [None, None]
+    assert all(0 < share < 0.7 for share in shares[2:])
+    assert asked["skipping"] < 0.9 * asked["all"]
+    assert reached["skipping"] > reached["all"] - 1
+    assert reached["skipping"] > run.curve[0]["validation_psnr"] + 3
+
+
+def test_where_a_field_has_no_density_at_all_everything_is_asked_about(tmp_path, scene):
+    run = training(replace(TINY, grid=4, skip_after=0), tmp_path, scene)
+    run.network.coarse.head.weight.data[3].zero_()
+    run.network.coarse.head.bias.data[3] = -1.0
+    run.find_empty_space()
+    assert run.network.occupancy is None
+
+
+@pytest.mark.parametrize("changed", [{"skip_after": 5}, {"skip_after": -1, "grid": 8}])
+def test_skipping_needs_a_grid(changed):
+    with pytest.raises(ValueError, match="at least 0 after which empty space is skipped, and a grid of it, found skip"):
+        replace(TINY, **changed)
 
 
 def test_each_field_has_its_own_feedback(tmp_path, scene):
@@ -173,16 +209,17 @@ class Stopping(Silent):
 
 
 @pytest.mark.parametrize("after", [4, 10, 17])
-def test_a_stopped_run_goes_on_to_the_same_bits(after, tmp_path, scene):
-    whole = training(BOTH, tmp_path / "whole", scene)
+@pytest.mark.parametrize("config", [BOTH, SKIPPING], ids=["everywhere", "skipping"])
+def test_a_stopped_run_goes_on_to_the_same_bits(after, config, tmp_path, scene):
+    whole = training(config, tmp_path / "whole", scene)
     (tmp_path / "whole").mkdir()
     whole.fit(Stop(), 1e9)
     (tmp_path / "parts").mkdir()
     story = Stopping(after)
-    first = training(BOTH, tmp_path / "parts", scene, story)
+    first = training(config, tmp_path / "parts", scene, story)
     with pytest.raises(Interrupted, match="Nothing is lost"):
         first.fit(story.stop, 1e9)
-    second = training(BOTH, tmp_path / "parts", scene)
+    second = training(config, tmp_path / "parts", scene)
     second.restore()
     second.fit(Stop(), 1e9)
     for name, value in whole.network.state_dict().items():

@@ -1,4 +1,4 @@
-"""Rays per second of radiance fields: a training step under each rule, and rendering with and without empty space.
+"""Rays per second of radiance fields: a training step under each rule and rendering, empty space skipped and not.
 
 All take turns in one process, so that their ratios mean something on a busy machine too.
 """
@@ -20,7 +20,11 @@ from feedalign.experiments.nerf.rendering import Radiance
 from feedalign.experiments.nerf.training import loss
 
 RULES = {"backprop": "bp", "dfa": "dfa", "shallow": "shallow"}
-ALL, SKIPPING = "render", "render-skipping"
+SKIPPING = "-skipping"
+"""What the name of a way ends in where empty space is skipped."""
+SKIPPED = ("backprop", "dfa")
+"""Rules that train with empty space skipped as well."""
+RENDER = "render"
 SYSTEMS = {"tiny": "tiny-lego", "published": "lego-published", "paper": "lego-paper"}
 """Names of systems, and the presets whose fields and samples they have."""
 NEAR, FAR, STAND = 2.0, 6.0, 4.0
@@ -35,7 +39,7 @@ class NerfConfig:
     Attributes:
         systems: Names of fields: tiny, published or paper.
         rays: In a step.
-        rounds: Timed rounds a system; each is one step under every rule, and two ways to render.
+        rounds: Timed rounds a system; each is one step in every way of training and of rendering.
         warmup: Rounds before these, not counted.
         device: Where it runs.
         seed: Of weights, rays and feedback.
@@ -72,11 +76,12 @@ def measure(config: NerfConfig, progress: Progress | None = None) -> list[dict[s
 def _measure_system(name: str, config: NerfConfig, progress: Progress | None) -> list[dict[str, Any]]:
     device, system = torch.device(config.device), preset(SYSTEMS[name])
     rays, colours = _batch(config.rays, config.seed, device)
-    steps: dict[str, Step] = {
-        rule: _training(replace(system, rule=short, seed=config.seed), rays, colours) for rule, short in RULES.items()
-    }
+    configs = {rule: replace(system, rule=short, seed=config.seed) for rule, short in RULES.items()}
     grid = ball(device)
-    steps |= {ALL: _rendering(system, config.seed, rays, None), SKIPPING: _rendering(system, config.seed, rays, grid)}
+    steps: dict[str, Step] = {rule: _training(configs[rule], rays, colours) for rule in RULES}
+    steps |= {rule + SKIPPING: _training(configs[rule], rays, colours, grid) for rule in SKIPPED}
+    steps[RENDER] = _rendering(system, config.seed, rays)
+    steps[RENDER + SKIPPING] = _rendering(system, config.seed, rays, grid)
     seconds = interleaved(steps, name, config.rounds, config.warmup, device, progress)
     times = {way: summed_up(found) for way, found in seconds.items()}
     work = {way: flops(step) for way, step in steps.items()}
@@ -91,7 +96,7 @@ def _measure_system(name: str, config: NerfConfig, progress: Progress | None) ->
             "ratio": _base(times, way)["median_seconds"] / times[way]["median_seconds"],
             "flops": work[way],
             "arithmetic_limit": _base(work, way) / work[way],
-            "occupied_share": grid.share if way == SKIPPING else None,
+            "occupied_share": grid.share if way.endswith(SKIPPING) else None,
         }
         for way in steps
     ]
@@ -99,7 +104,7 @@ def _measure_system(name: str, config: NerfConfig, progress: Progress | None) ->
 
 def _base(found: Mapping[str, Any], way: str) -> Any:
     """Return that of the usual way: backprop for training, every sample for rendering."""
-    return found["backprop" if way in RULES else ALL]
+    return found[RENDER if way.startswith(RENDER) else "backprop"]
 
 
 def ball(device: torch.device) -> Occupancy:
@@ -125,8 +130,9 @@ def _model(config: Config, seed: int, device: torch.device) -> Radiance:
     return config.build(NEAR, FAR, white=True).to(device)
 
 
-def _training(config: Config, rays: Rays, colours: Tensor) -> Step:
+def _training(config: Config, rays: Rays, colours: Tensor, grid: Occupancy | None = None) -> Step:
     model = _model(config, config.seed, rays.origins.device)
+    model.occupancy = grid
     config.attach(model)  # the hooks on the model keep what is attached
     optimiser = config.optimiser.build(model)
 
@@ -138,7 +144,7 @@ def _training(config: Config, rays: Rays, colours: Tensor) -> Step:
     return step
 
 
-def _rendering(config: Config, seed: int, rays: Rays, grid: Occupancy | None) -> Step:
+def _rendering(config: Config, seed: int, rays: Rays, grid: Occupancy | None = None) -> Step:
     model = _model(config, seed, rays.origins.device).eval()
     model.occupancy = grid
 

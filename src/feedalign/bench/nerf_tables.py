@@ -6,17 +6,17 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from feedalign.bench.cells import descriptions, milliseconds, where
-from feedalign.bench.nerf import ALL, RULES, SKIPPING
+from feedalign.bench.nerf import RENDER, SKIPPING
 from feedalign.experiments.names import label
-from feedalign.experiments.styles import GREEN, SETTINGS, SKY, style
+from feedalign.experiments.styles import GREEN, PINK, SETTINGS, SKY, style
 from feedalign.experiments.tables import Table
 
-WORDS = {ALL: "rendering", SKIPPING: "rendering, empty space skipped"}
 
-
-def way(rule: str) -> str:
+def way(name: str) -> str:
     """Return what a table writes for a way to treat rays."""
-    return f"training: {label(rule)}" if rule in RULES else WORDS[rule]
+    plain = name.removesuffix(SKIPPING)
+    what = "rendering" if plain == RENDER else f"training: {label(plain)}"
+    return what if plain == name else f"{what}, empty space skipped"
 
 
 def nerf_table(record: dict[str, Any]) -> Table:
@@ -50,14 +50,19 @@ def nerf_table(record: dict[str, Any]) -> Table:
 def nerf_speeds(record: dict[str, Any], stacked: bool = False) -> Figure:
     """Return how many times as fast as the usual way each other way was, a bar a system and way."""
     names = list(dict.fromkeys(case["name"] for case in record["cases"]))
-    ways = {"dfa": style("dfa")["color"], "shallow": style("shallow")["color"], SKIPPING: GREEN}
+    ways = {
+        "dfa": style("dfa")["color"],
+        "shallow": style("shallow")["color"],
+        "dfa" + SKIPPING: PINK,
+        RENDER + SKIPPING: GREEN,
+    }
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(4.2 if stacked else 7.5, 1.6 + 0.9 * len(names)), layout="constrained")
         axes = figure.subplots()
         for number, (rule, colour) in enumerate(ways.items()):
             cases = [case for case in record["cases"] if case["rule"] == rule]
-            places = [names.index(case["name"]) + 0.27 * (number - 1) for case in cases]
-            axes.barh(places, [case["ratio"] for case in cases], 0.24, color=colour, label=way(rule))
+            places = [names.index(case["name"]) + 0.2 * (number - 1.5) for case in cases]
+            axes.barh(places, [case["ratio"] for case in cases], 0.18, color=colour, label=way(rule))
             axes.plot([case["arithmetic_limit"] for case in cases], places, "k|", markersize=10)
         axes.axvline(1, color=SKY, linewidth=1.2)
         axes.plot([], [], "k|", label="limit by count of operations")

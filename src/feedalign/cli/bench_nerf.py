@@ -11,8 +11,8 @@ from feedalign.cli.bench import run_bench
 class BenchNerf:
     """Measure rays per second of radiance fields: training under backprop, DFA and shallow, and rendering.
 
-    All take turns in one process. Rendering is timed with every sample asked about, and with a grid of empty space in
-    which a ball is not empty.
+    All take turns in one process. Backprop, DFA and rendering are timed with every sample asked about, and with a grid
+    of empty space in which a ball is not empty.
 
     Example: feedalign bench nerf --systems tiny --rounds 5
 

@@ -35,8 +35,13 @@ SETTINGS = {
     "rays": "rays",
     "learning_rate": "optimiser.learning_rate",
     "tested": "tested",
+    "skip_after": "skip_after",
     "precision": "precision",
 }
+
+
+GRID = 64
+"""Cells along each side, where empty space is to be skipped and the preset has no grid."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class TrainNerf:
         rays: Of a step.
         learning_rate: Of every rule.
         tested: Views of validation and of test that are rendered at the end; 0 for none.
+        skip_after: Iterations after which empty space is skipped in training too, on a grid that is learnt on the way.
         precision: no for float32, or mixed precision with bf16 or fp16.
         device: cpu, or auto for an accelerator where there is one.
         threads: CPU threads, torch's own choice by default.
@@ -80,6 +86,7 @@ class TrainNerf:
     rays: OfPreset[int] = None
     learning_rate: OfPreset[float] = None
     tested: OfPreset[int] = None
+    skip_after: OfPreset[int] = None
     precision: OfPreset[Literal["no", "bf16", "fp16"]] = None
     device: Literal["auto", "cpu"] = "auto"
     threads: Omitted[int] = None
@@ -135,6 +142,8 @@ class TrainNerf:
             if option == "learning_rate" or attrgetter(SETTINGS[option])(plain) != value
         }
         settings = {SETTINGS[option]: value for option, value in other.items()}
+        if "skip_after" in other and not config.grid:
+            config = replace(config, grid=GRID)
         if "iterations" in other:  # a short run has lines on its curve too
             config = replace(config, iterations=0, every=_stretch(other["iterations"], config.every))
         return with_settings(config, {**settings, "name": "_".join([self.preset, *map(_suffix, other.items())])})

@@ -36,6 +36,8 @@ class Config:
         pictured: Test views, out of these, whose pictures are kept.
         grid: Cells along each side of the grid of empty space that is learnt at the end, so that full views are
             rendered faster; 0 for none.
+        skip_after: Iterations after which empty space is skipped in training too, on such a grid that is learnt anew
+            with every line of the curve; ``None`` to ask about every sample, as the publications do.
         device: ``"cpu"``, or ``"auto"`` for an accelerator where there is one.
         precision: ``"no"`` for float32, else mixed with ``"bf16"`` or ``"fp16"``.
     """
@@ -57,6 +59,7 @@ class Config:
     tested: int | None = None
     pictured: int = 2
     grid: int = 0
+    skip_after: int | None = None
     device: Literal["auto", "cpu"] = "auto"
     precision: Literal["no", "bf16", "fp16"] = "no"
 
@@ -70,6 +73,11 @@ class Config:
             raise ValueError(
                 "Expected at least one ray in a step and one that is watched, and a decay of at least 0, found "
                 f"{self.rays}, {self.watched} and {self.decay}."
+            )
+        if self.skip_after is not None and (self.skip_after < 0 or not self.grid):
+            raise ValueError(
+                "Expected iterations of at least 0 after which empty space is skipped, and a grid of it, found "
+                f"skip_after={self.skip_after} and grid={self.grid}."
             )
         # One name a rule, so that folders and tables agree: an unknown one raises here.
         object.__setattr__(self, "rule", short_name(self.rule))

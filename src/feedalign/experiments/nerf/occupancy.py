@@ -1,4 +1,8 @@
-"""Where a scene holds something: a grid of cells, so that empty space need not be asked about again and again."""
+"""Where a scene holds something: a grid of cells, so that empty space need not be asked about again and again.
+
+As in Müller et al. 2022, but learnt anew from time to time and not carried on from step to step, so that a grid
+follows from the weights alone.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -48,16 +52,20 @@ class Occupancy:
     def ask(self, field: RadianceField, positions: Tensor, directions: Tensor) -> Tensor:
         """Return the raw answers ``[R, S, 4]`` of a field, a density of 0 where there is nothing.
 
+        What is not asked has no gradient. One place is always asked, so that rays which meet nothing have gradients
+        too, of zero.
+
         Args:
             field: The field.
             positions: ``[R, S, 3]``.
             directions: Of unit length, ``[R, 3]``.
         """
         chosen = self.occupied(positions)
+        if not chosen.any():
+            chosen[0, 0] = True
         raw = positions.new_full((*positions.shape[:-1], RAW), NOTHING)
-        if chosen.any():
-            viewing = directions[:, None].expand_as(positions)[chosen]
-            raw[chosen] = field(positions[chosen][:, None], viewing)[:, 0].to(raw)
+        viewing = directions[:, None].expand_as(positions)[chosen]
+        raw[chosen] = field(positions[chosen][:, None], viewing)[:, 0].to(raw)
         return raw
 
 

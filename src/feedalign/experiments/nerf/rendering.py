@@ -71,7 +71,7 @@ class Radiance(nn.Module):
     Attributes:
         fields: The names of the fields: ``("coarse", "fine")``, or ``("coarse",)`` alone.
         dual: In evaluation mode, render the mean of both fields' answers at the fine samples ("NeRF-Dual").
-        occupancy: In evaluation mode, where there is something: elsewhere the fields are not asked.
+        occupancy: Where there is something: elsewhere the fields are not asked. None to ask everywhere.
     """
 
     def __init__(self, field: FieldConfig, rendering: RenderingConfig, near: float, far: float, white: bool) -> None:
@@ -110,7 +110,7 @@ class Radiance(nn.Module):
     def ask(self, field: RadianceField, rays: Rays, distances: Tensor) -> Tensor:
         """Return the raw answers ``[R, S, 4]`` of a field at distances ``[R, S]`` along rays."""
         positions = rays.origins[:, None] + distances[..., None] * rays.directions[:, None]
-        if self.occupancy is None or self.training:
+        if self.occupancy is None:
             raw: Tensor = field(positions, rays.viewing)
             return raw
         return self.occupancy.ask(field, positions, rays.viewing)

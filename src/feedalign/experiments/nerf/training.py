@@ -9,15 +9,17 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 from torch.optim.lr_scheduler import ExponentialLR, LRScheduler
 
+from feedalign.experiments.checkpoint import Stateful
 from feedalign.experiments.data.scenes import Scene, Views
 from feedalign.experiments.nerf.config import Config
 from feedalign.experiments.nerf.lines import lean
 from feedalign.experiments.nerf.metrics import psnr
+from feedalign.experiments.nerf.occupancy import Occupancy
 from feedalign.experiments.nerf.pictures import keep_pictures
 from feedalign.experiments.nerf.rays import Rays, pixel_rays
 from feedalign.experiments.nerf.rendering import Radiance, Seen
 from feedalign.experiments.nerf.shuffle import Shuffled
-from feedalign.experiments.nerf.views import evaluating, find_empty_space, score
+from feedalign.experiments.nerf.views import box, evaluating, find_empty_space, score
 from feedalign.experiments.progress import Progress
 from feedalign.experiments.training import Training
 
@@ -63,10 +65,23 @@ class NerfTraining(Training[Config]):
 
     def batches(self) -> Iterator[Tensor]:
         """Yield the loss of each iteration that is left of a stretch."""
+        if self.step == 0 and self.skips:
+            self.find_empty_space()
         for step in range(self.step, self.steps):
             pixels = self.order_of_rays(self.epoch * self.steps + step)
             rays, colours = self.rays(self.scene.train, pixels)
             yield loss(self.model(rays), colours)
+
+    @property
+    def skips(self) -> bool:
+        """Whether it is time to skip empty space."""
+        after = self.config.skip_after
+        return after is not None and self.epoch * self.steps >= after
+
+    def find_empty_space(self) -> None:
+        """Ask the fields no more where they have no density; everywhere as before where they have none at all."""
+        if not find_empty_space(self.network, self.scene, self.config.grid, seed=self.epoch).cells.any():
+            self.network.occupancy = None
 
     def release(self) -> None:
         """Take the rule off both fields."""
@@ -75,7 +90,9 @@ class NerfTraining(Training[Config]):
 
     def evaluate(self) -> dict[str, Any]:
         """Return the loss and the PSNR of the rays that are watched, in evaluation mode."""
-        figures = {}
+        figures: dict[str, Any] = {}
+        if self.network.occupancy is not None:
+            figures["occupied_share"] = self.network.occupancy.share
         for part, (rays, colours) in self.watched.items():
             with evaluating(self.network):
                 seen: Seen = self.model(rays)
@@ -83,11 +100,16 @@ class NerfTraining(Training[Config]):
             figures[f"{part}_psnr"] = psnr(mse_loss(seen.fine.colour, colours).item())
         return figures
 
+    @property
+    def parts(self) -> dict[str, Stateful]:
+        """What a checkpoint holds the state of: where space is empty too, as it was found when the stretch began."""
+        return super().parts if self.config.skip_after is None else {**super().parts, "empty": Grid(self)}
+
     def aligned(self) -> dict[str, dict[str, Any]] | None:
         """Return the alignment at every point of both fields on some of the training rays that are watched.
 
         A point's samples are those along the rays. Many lie where nothing is seen, and have an error of zero: they
-        are left out and counted.
+        are left out and counted. Those in empty space that is skipped are not there at all.
         """
         rays, colours = self.watched["train"]
         count = min(self.config.alignment, self.config.rendering.rays_at_a_time)
@@ -126,6 +148,27 @@ class NerfTraining(Training[Config]):
             keep_pictures(self.network, self.scene, self.directory, self.config.pictured)
         self.network.occupancy = None
         return found
+
+
+class Grid:
+    """Which cells a run does not take for empty, as a checkpoint holds it.
+
+    Args:
+        run: Whose they are.
+    """
+
+    def __init__(self, run: NerfTraining) -> None:
+        self.run = run
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the cells, ``None`` where all are asked about."""
+        occupancy = self.run.network.occupancy
+        return {"cells": None if occupancy is None else occupancy.cells}
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Put the cells back."""
+        cells, (low, high) = state_dict["cells"], box(self.run.scene)
+        self.run.network.occupancy = None if cells is None else Occupancy(low, high, cells.to(low.device))
 
 
 def loss(seen: Seen, colours: Tensor) -> Tensor:

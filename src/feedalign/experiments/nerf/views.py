@@ -125,12 +125,18 @@ def box(scene: Scene) -> tuple[Tensor, Tensor]:
     return -half.expand(3), half.expand(3)
 
 
-def find_empty_space(model: Radiance, scene: Scene, resolution: int) -> Occupancy:
+def find_empty_space(model: Radiance, scene: Scene, resolution: int, seed: int = 0) -> Occupancy:
     """Let the fields be asked only where they found something, and return where that is.
 
     A cell is skipped if both fields find it empty: the fine one makes the picture, the coarse one says where to look.
+
+    Args:
+        model: The fields.
+        scene: The scene.
+        resolution: Cells along each side.
+        seed: Of the places in the cells where the fields are asked.
     """
     low, high = box(scene)
     fields = [model.get_submodule(name) for name in model.fields]
-    model.occupancy = learned(fields, low, high, resolution=resolution)  # type: ignore[arg-type]
+    model.occupancy = learned(fields, low, high, resolution=resolution, seed=seed)  # type: ignore[arg-type]
     return model.occupancy
