@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 TORCH  ?= torch==2.13.0
+# Processes of the tests: auto is one for each CPU core.
+JOBS   ?= auto
 RUN    := $(VENV)/bin/python
 # A data root with the upstream files; without it tests that need real data are skipped.
 export FEEDALIGN_DATA
@@ -13,7 +15,7 @@ demo: $(VENV)/.demo
 	$(RUN) -m feedalign demo
 
 test: $(VENV)/.dev
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n $(JOBS) --dist loadfile
 
 test-slow: $(VENV)/.dev
 	$(RUN) -m pytest -m slow --timeout 7200

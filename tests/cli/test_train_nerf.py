@@ -105,7 +105,7 @@ def test_every_rule_is_given_the_same_trials(command, tmp_path: Path) -> None:
     trials = json.loads((tmp_path / "traced" / "tuning.json").read_text())["trials"]
     settings = {rule: [trial["settings"] for trial in found] for rule, found in trials.items()}
     assert settings["dfa"] == settings["shallow"]
-    assert len(settings["dfa"]) == 5
+    assert len(settings["dfa"]) == 7
     assert set(json.loads((tmp_path / "kept.json").read_text())["traced"]) == {"dfa", "shallow"}
     assert not load_all(tmp_path)
 

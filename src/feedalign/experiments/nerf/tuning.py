@@ -13,7 +13,7 @@ from feedalign.experiments.studies import Study
 
 FIRST_SEED = 1_000
 """Of the runs of a trial. None of those that are reported is as large."""
-RATES = (0.0005, 0.001, 0.002, 0.005, 0.01)
+RATES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
 LINES = 2
 """Of the curve of a trial: it is judged by the best of them."""
 
