@@ -41,18 +41,17 @@ HALF = Config(
     model=LAUNAY_FIELD,
     rendering=RenderingConfig(coarse=32, fine=64, chunk=16_384),
     optimiser=_rate(1e-3),
-    iterations=6_000,
-    every=300,
+    iterations=1_500,
+    every=150,
     rays=512,
     alignment=128,
-    tested=5,
+    tested=2,
     grid=128,
 )
 SMALL_FERN = replace(
     HALF,
     data=SceneConfig("fern", shrink=8),
     rendering=RenderingConfig(coarse=32, fine=64, noise=1.0, chunk=16_384),
-    tested=None,
     grid=0,
 )
 FULL = Config(
@@ -69,11 +68,11 @@ def _small() -> dict[str, Preset[Config]]:
             replace(TINY, data=SceneConfig("tiny-nerf")),
         ),
         "lego-400": (
-            "Lego from a folder of pictures of 400 pixels, coarse and fine fields: an hour or two of a processor",
+            "Lego from a folder of pictures of 400 pixels, coarse and fine fields: an hour of a core",
             HALF,
         ),
         "fern-8": (
-            "Fern at an eighth of its size, coarse and fine fields: an hour or two of a processor",
+            "Fern at an eighth of its size, coarse and fine fields: an hour of a core",
             SMALL_FERN,
         ),
     }
