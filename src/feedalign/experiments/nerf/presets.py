@@ -41,8 +41,8 @@ HALF = Config(
     model=LAUNAY_FIELD,
     rendering=RenderingConfig(coarse=32, fine=64, chunk=16_384),
     optimiser=_rate(1e-3),
-    iterations=1_500,
-    every=150,
+    iterations=750,
+    every=75,
     rays=512,
     alignment=128,
     tested=2,
@@ -68,11 +68,11 @@ def _small() -> dict[str, Preset[Config]]:
             replace(TINY, data=SceneConfig("tiny-nerf")),
         ),
         "lego-400": (
-            "Lego from a folder of pictures of 400 pixels, coarse and fine fields: an hour of a core",
+            "Lego from a folder of pictures of 400 pixels, coarse and fine fields: half an hour of a core",
             HALF,
         ),
         "fern-8": (
-            "Fern at an eighth of its size, coarse and fine fields: an hour of a core",
+            "Fern at an eighth of its size, coarse and fine fields: half an hour of a core",
             SMALL_FERN,
         ),
     }
