@@ -166,7 +166,14 @@ def test_summary_counts_cells_and_names_those_where_a_demand_fails(runs):
 def test_documents_and_reports_take_the_tables_and_pictures(folder, runs, tmp_path):
     titles = [table.title for table in family("ctr", folder)]
     assert titles == [table.title for table in tables(folder)]
-    assert overview(folder) == []  # no AUC among accuracies
+    (brief,) = overview(folder)  # no AUC among accuracies
+    assert brief.title == "Click logs: test AUC"
+    cells = Cells.of(runs)
+    for name, seeds, *figures in brief.rows:
+        assert seeds == cells.seeds(name)
+        expected = [cells.figure(name, rule, "test_auc") for rule in ("bp", "dfa", "shallow")]
+        assert figures == ["-" if one is None else one.text(4) for one in expected]
+    assert {"planted-fm", "planted-dcn", "criteo-indexed-afn"} <= {row[0] for row in brief.rows}
     shown = [(block.name, block.caption) for block in BLOCKS["ctr-pictures"](folder)]
     assert [name for name, _ in shown] == [name for name, _ in ctr_pictures(runs)]
     assert shown[0][1].startswith("planted: validation AUC after every epoch")

@@ -124,7 +124,8 @@ def test_summary_holds_to_its_words(accuracies, met, runs):
 
 def test_documents_take_the_tables_of_graphs_from_a_block(folder, tmp_path):
     assert [table.title for table in family("graph", folder)] == [table.title for table in tables(folder)]
-    (table,) = overview(folder)
+    table, brief = overview(folder)
+    assert brief.title == "Graph autoencoders: test AUC"
     assert [row[0] for row in table.rows] == ["cora-dna", "cora-gcn"]  # no AUC among accuracies
     with pytest.raises(RecordError, match="Expected records of graph networks at or below"):
         family("graph", tmp_path)

@@ -17,6 +17,7 @@ from feedalign.experiments.ctr.tables import ctr_tables
 from feedalign.experiments.errors import RecordError
 from feedalign.experiments.files import write_atomically
 from feedalign.experiments.graph.tables import GRAPH, graph_tables, of_graphs, tuned_runs
+from feedalign.experiments.headlines import headlines
 from feedalign.experiments.lm.rows import LM
 from feedalign.experiments.lm.tables import lm_tables
 from feedalign.experiments.nerf.plots import nerf_pictures
@@ -57,7 +58,7 @@ def tables(folder: Path) -> list[Table]:
 
 
 def overview(folder: Path) -> list[Table]:
-    """Return one table of all accuracies and one of all step times.
+    """Return one table of all accuracies, one of each family that has another figure, and one of all step times.
 
     Raises:
         RecordError: There is no record.
@@ -65,6 +66,7 @@ def overview(folder: Path) -> list[Table]:
     comparisons, benches, _ = _read(folder)
     comparisons += compare(tuned_runs(load_all(folder, GRAPH)))
     found = [overview_table(comparisons)] if comparisons else []
+    found += headlines(load_all(folder))
     return [*found, *(ratio_table(record) for record in benches if record["experiment"] == "bench-step")]
 
 
