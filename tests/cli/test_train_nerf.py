@@ -94,7 +94,7 @@ def test_runs_with_other_settings_have_another_name() -> None:
 def test_a_search_of_no_runs_is_refused(command) -> None:
     said = command("tune", "nerf", "--runs", "0")
     assert said.code == 2
-    assert "Expected at least one trial and run, found 5 and 0." in said.message
+    assert "Expected at least one trial and run, found 7 and 0." in said.message
 
 
 def test_every_rule_is_given_the_same_trials(command, tmp_path: Path) -> None:

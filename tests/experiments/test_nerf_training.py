@@ -10,7 +10,7 @@ import feedalign as fa
 from feedalign.experiments import records
 from feedalign.experiments.checkpoint import CHECKPOINT
 from feedalign.experiments.data.scenes import SceneConfig, load_scene
-from feedalign.experiments.errors import Interrupted, RecordError
+from feedalign.experiments.errors import DivergedError, Interrupted, RecordError
 from feedalign.experiments.models.nerf import FieldConfig
 from feedalign.experiments.nerf.config import Config
 from feedalign.experiments.nerf.presets import PRESETS, preset
@@ -127,6 +127,24 @@ def test_where_a_field_has_no_density_at_all_everything_is_asked_about(tmp_path,
     run.network.coarse.head.bias.data[3] = -1.0
     run.find_empty_space()
     assert run.network.occupancy is None
+
+
+def test_a_field_that_has_become_empty_is_no_silent_end_of_learning(tmp_path, scene):
+    config = replace(BOTH, rendering=replace(BOTH.rendering, noise=0.0))
+    run = training(config, tmp_path, scene)
+    run.evaluate()
+    run.network.coarse.density.weight.data.zero_()
+    run.network.coarse.density.bias.data.fill_(-1.0)
+    with pytest.raises(DivergedError, match="Expected the coarse field to have some density, found none along 100 r"):
+        run.evaluate()
+    loss = next(run.batches())
+    loss.backward()
+    assert not any(value.grad is not None and value.grad.any() for value in run.network.coarse.parameters())
+    run.config = BOTH  # noise brings it back
+    run.network.rendering = BOTH.rendering
+    run.evaluate()
+    next(run.batches()).backward()
+    assert run.network.coarse.density.bias.grad.any()
 
 
 @pytest.mark.parametrize("changed", [{"skip_after": 5}, {"skip_after": -1, "grid": 8}])

@@ -34,6 +34,7 @@ SETTINGS = {
     "iterations": "iterations",
     "rays": "rays",
     "learning_rate": "optimiser.learning_rate",
+    "noise": "rendering.noise",
     "tested": "tested",
     "skip_after": "skip_after",
     "precision": "precision",
@@ -65,6 +66,7 @@ class TrainNerf:
         iterations: Steps.
         rays: Of a step.
         learning_rate: Of every rule.
+        noise: Standard deviation of what is added to raw densities in training; it brings empty places back.
         tested: Views of validation and of test that are rendered at the end; 0 for none.
         skip_after: Iterations after which empty space is skipped in training too, on a grid that is learnt on the way.
         precision: no for float32, or mixed precision with bf16 or fp16.
@@ -85,6 +87,7 @@ class TrainNerf:
     iterations: OfPreset[int] = None
     rays: OfPreset[int] = None
     learning_rate: OfPreset[float] = None
+    noise: OfPreset[float] = None
     tested: OfPreset[int] = None
     skip_after: OfPreset[int] = None
     precision: OfPreset[Literal["no", "bf16", "fp16"]] = None

@@ -36,10 +36,13 @@ TINY = Config(
     pictured=2,
 )
 TRACED = replace(TINY, data=SceneConfig("traced"), iterations=600, every=50, rays=512)
+# Published for photographs alone. Without noise, and at this rate, DFA empties the coarse field within a few hundred
+# iterations, and what is empty has no gradient.
+NOISE = 1.0
 HALF = Config(
     data=SceneConfig("lego"),
     model=LAUNAY_FIELD,
-    rendering=RenderingConfig(coarse=32, fine=64, chunk=16_384),
+    rendering=RenderingConfig(coarse=32, fine=64, noise=NOISE, chunk=16_384),
     optimiser=_rate(1e-3),
     iterations=750,
     every=75,
@@ -51,7 +54,6 @@ HALF = Config(
 SMALL_FERN = replace(
     HALF,
     data=SceneConfig("fern", shrink=8),
-    rendering=RenderingConfig(coarse=32, fine=64, noise=1.0, chunk=16_384),
     grid=0,
 )
 FULL = Config(
@@ -90,7 +92,7 @@ def _of_launay(scene: str) -> Config:
             FULL,
             data=SceneConfig(scene, shrink=4),
             model=LAUNAY_FIELD,
-            rendering=replace(FULL.rendering, noise=1.0),
+            rendering=replace(FULL.rendering, noise=NOISE),
             optimiser=_rate(5e-4),
             decay=250_000,
             iterations=200_000,
@@ -112,7 +114,7 @@ def _of_mildenhall(scene: str) -> Config:
     return replace(
         FULL,
         data=SceneConfig(scene, shrink=4 if facing else 1),
-        rendering=replace(FULL.rendering, noise=1.0 if facing else 0.0),
+        rendering=replace(FULL.rendering, noise=NOISE if facing else 0.0),
         optimiser=_rate(5e-4),
         decay=300_000,
         iterations=300_000,

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import ExponentialLR, LRScheduler
 
 from feedalign.experiments.checkpoint import Stateful
 from feedalign.experiments.data.scenes import Scene, Views
+from feedalign.experiments.errors import DivergedError
 from feedalign.experiments.nerf.config import Config
 from feedalign.experiments.nerf.lines import lean
 from feedalign.experiments.nerf.metrics import psnr
@@ -89,16 +90,39 @@ class NerfTraining(Training[Config]):
             handle.remove()
 
     def evaluate(self) -> dict[str, Any]:
-        """Return the loss and the PSNR of the rays that are watched, in evaluation mode."""
+        """Return the loss and the PSNR of the rays that are watched, in evaluation mode.
+
+        Raises:
+            DivergedError: A field can learn no more, since it has no density anywhere.
+        """
         figures: dict[str, Any] = {}
         if self.network.occupancy is not None:
             figures["occupied_share"] = self.network.occupancy.share
         for part, (rays, colours) in self.watched.items():
             with evaluating(self.network):
                 seen: Seen = self.model(rays)
+            self.require_density(seen)
             figures[f"{part}_loss"] = loss(seen, colours).item()
             figures[f"{part}_psnr"] = psnr(mse_loss(seen.fine.colour, colours).item())
         return figures
+
+    def require_density(self, seen: Seen) -> None:
+        """Raise if a field is empty along all rays, unless noise gives it a density now and then.
+
+        Where a raw density is below zero its gradient is zero, and so is the error that a rule would send.
+
+        Raises:
+            DivergedError: One is.
+        """
+        if self.config.rendering.noise:
+            return
+        for name, pixels in (("coarse", seen.coarse or seen.fine), ("fine", seen.fine)):
+            if not pixels.opacity.any():
+                raise DivergedError(
+                    f"Expected the {name} field to have some density, found none along {len(pixels.opacity):,} rays "
+                    f"at {self.position}: from here on every gradient of it is zero. Try a learning rate a tenth as "
+                    "large (--learning-rate), or noise on densities (--noise 1), in a new output folder."
+                )
 
     @property
     def parts(self) -> dict[str, Stateful]:
