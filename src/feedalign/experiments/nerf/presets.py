@@ -54,6 +54,10 @@ HALF = Config(
 SMALL_FERN = replace(
     HALF,
     data=SceneConfig("fern", shrink=8),
+    iterations=300,
+    every=30,
+    tested=1,
+    pictured=1,
     grid=0,
 )
 FULL = Config(
@@ -74,7 +78,7 @@ def _small() -> dict[str, Preset[Config]]:
             HALF,
         ),
         "fern-8": (
-            "Fern at an eighth of its size, coarse and fine fields: half an hour of a core",
+            "Fern at an eighth of its size, coarse and fine fields: twenty minutes of a core",
             SMALL_FERN,
         ),
     }
