@@ -142,7 +142,10 @@ def test_a_field_that_has_become_empty_is_no_silent_end_of_learning(tmp_path, sc
     assert not any(value.grad is not None and value.grad.any() for value in run.network.coarse.parameters())
     run.config = BOTH  # noise brings it back
     run.network.rendering = BOTH.rendering
+    said = []
+    run.progress.message = said.append
     run.evaluate()
+    assert said == [f"The coarse field is empty at {run.position}. Noise alone may bring it back."] * 2
     next(run.batches()).backward()
     assert run.network.coarse.density.bias.grad.any()
 

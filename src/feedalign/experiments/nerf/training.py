@@ -107,17 +107,19 @@ class NerfTraining(Training[Config]):
         return figures
 
     def require_density(self, seen: Seen) -> None:
-        """Raise if a field is empty along all rays, unless noise gives it a density now and then.
+        """Raise if a field is empty along all rays; say so where noise may still give it a density now and then.
 
         Where a raw density is below zero its gradient is zero, and so is the error that a rule would send.
 
         Raises:
             DivergedError: One is.
         """
-        if self.config.rendering.noise:
-            return
         for name, pixels in (("coarse", seen.coarse or seen.fine), ("fine", seen.fine)):
-            if not pixels.opacity.any():
+            if pixels.opacity.any():
+                continue
+            if self.config.rendering.noise:
+                self.progress.message(f"The {name} field is empty at {self.position}. Noise alone may bring it back.")
+            else:
                 raise DivergedError(
                     f"Expected the {name} field to have some density, found none along {len(pixels.opacity):,} rays "
                     f"at {self.position}: from here on every gradient of it is zero. Try a learning rate a tenth as "
