@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import feedalign as fa
 from loops.oracle import backward, chain, samples
+from loops.ranks import leave
 
 RANKS, STEPS, RATE = 2, 4, 0.2
 RULE = fa.DFA(seed=3, feedback=fa.Normal(shared=False, gain=2.0))
@@ -103,8 +104,7 @@ def enter(rank: int, folder: str, scenarios: list[Callable[[int], Parameters]]) 
     for scenario in scenarios:
         found = {name: tensor.detach() for name, tensor in scenario(rank).items()}
         torch.save(found, f"{folder}/{scenario.__name__}-{rank}.pt")
-    distributed.barrier()  # a rank that leaves while another still listens may abort
-    distributed.destroy_process_group()
+    leave(folder)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import feedalign as fa
 from loops.oracle import chain, samples
+from loops.ranks import leave
 
 RANKS, STEPS, RATE = 2, 3, 0.2
 POINTS = "[0-2]"
@@ -101,8 +102,7 @@ def enter(rank: int, folder: str) -> None:
     found = {name: in_two_passes(rank, scenario) for name, scenario in SCENARIOS.items()}
     said = {name: refused(rank, name) for name in WRONG}
     torch.save((found, said), f"{folder}/{rank}.pt")
-    distributed.barrier()  # a rank that leaves while another still listens may abort
-    distributed.destroy_process_group()
+    leave(folder)
 
 
 @pytest.fixture(scope="module")

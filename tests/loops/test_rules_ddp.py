@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import feedalign as fa
 from loops.oracle import chain, samples
+from loops.ranks import leave
 from loops.test_ddp import RANKS, RATE, STEPS, half
 
 Parameters = dict[str, Tensor]
@@ -56,8 +57,7 @@ def enter(rank: int, folder: str) -> None:
         torch.manual_seed(100 + rank)  # each rank has a global generator of its own
         model = train(rule, partial(half, rank), DistributedDataParallel)
         torch.save({name: p.detach() for name, p in model.named_parameters()}, f"{folder}/{rule}-{rank}.pt")
-    distributed.barrier()  # a rank that leaves while another still listens may abort
-    distributed.destroy_process_group()
+    leave(folder)
 
 
 @pytest.fixture(scope="module")
