@@ -1,5 +1,7 @@
 """Configurations of language models by name: the published settings, and what a run is called."""
 
+from dataclasses import replace
+
 import pytest
 
 from feedalign.cli.failures import UsageError
@@ -45,6 +47,18 @@ def test_published_optimisers(row, rule, schedule, rate, beta2):
     assert config.schedule.name == schedule
     assert (config.optimiser.name, config.optimiser.learning_rate, config.optimiser.beta2) == ("adam", rate, beta2)
     assert (config.schedule.warmup, config.schedule.factor, config.schedule.patience) == (4000, 0.2, 1)
+
+
+@pytest.mark.parametrize("row", [name.removeprefix("wikitext-103-paper-") for name in PAPER])
+@pytest.mark.parametrize("rule", ["bp", "dfa", "shallow"])
+def test_small_model_has_the_published_optimisers_in_the_same_proportions(row, rule):
+    small, paper = (preset(f"{name}-{row}", rule) for name in ("wikitext-2-small", "wikitext-103-paper"))
+    faster = 20 if small.schedule.name != "noam" else 1
+    assert small.optimiser == replace(paper.optimiser, learning_rate=faster * paper.optimiser.learning_rate)
+    assert small.schedule == replace(paper.schedule, warmup=400 if faster == 1 else 4_000)
+    plain = preset("wikitext-2-small", rule)
+    other = replace(small, name=plain.name, optimiser=plain.optimiser, schedule=plain.schedule, alignment=8)
+    assert other == plain  # nothing else is unlike
 
 
 @pytest.mark.parametrize(
@@ -100,6 +114,20 @@ def test_tuned_preset_has_what_was_chosen():
     config = preset("python-small-tuned", "dfa", 3, tuned=chosen)
     assert (config.name, config.error, config.last, config.seed) == ("python-small-tuned", "logits", False, 3)
     assert config.optimiser.learning_rate == 0.004
+
+
+def test_points_behind_every_sub_layer_are_tuned_apart(tmp_path):
+    found = study("python-small", "dfa", tmp_path, points="micro")
+    assert (found.config.name, found.config.points) == ("python-small-micro-tuned", "micro")
+    assert study("python-small-micro-tuned", "dfa", tmp_path, points="micro").config == found.config
+    assert found.space == study("python-small", "dfa", tmp_path).space
+    # Backpropagation has no points, and is the same beside both.
+    assert study("python-small", "bp", tmp_path, points="micro").config.name == "python-small-tuned"
+    chosen = {"python-small-micro-tuned": {"dfa": {"error": "logits"}}}
+    config = preset("python-small-micro-tuned", "dfa", tuned=chosen)
+    assert (config.name, config.points, config.error) == ("python-small-micro-tuned", "micro", "logits")
+    with pytest.raises(ExperimentError, match="feedalign tune lm --preset python-small --rule dfa --points micro`"):
+        preset("python-small-micro-tuned", "dfa", tuned={})
 
 
 def test_rules_have_equal_budgets_and_share_what_they_can(tmp_path):

@@ -121,7 +121,7 @@ def test_alignment_goes_from_input_to_output():
 
 
 def met(rows):
-    return [row[2] for row in demands_table(families(rows)["wikitext-2-small"]).rows]
+    return [row[2] for row in demands_table("wikitext-2-small", families(rows)["wikitext-2-small"]).rows]
 
 
 def test_what_is_asked_is_met_or_not_or_not_run():
@@ -140,10 +140,57 @@ def test_what_is_asked_is_asked_again_of_open_last_blocks():
     rows = families([*small(), *more])
     assert set(rows) == {"wikitext-2-small"}
     assert [row.words for row in rows["wikitext-2-small"]][-2:] == ["shallow", "shallow last block open"]
-    found = demands_table(rows["wikitext-2-small"]).rows
+    found = demands_table("wikitext-2-small", rows["wikitext-2-small"]).rows
     assert [row[2] for row in found] == ["yes", "yes", "no", "yes", "yes", "yes", "not run", "yes"]
     assert found[4][1] == "180.0, 200.0, 220.0, 240.0"
     assert all(row[0].endswith("last block open") for row in found[4:])
+
+
+TUNED = {
+    "wikitext-2-small-tuned": {
+        "bp": {"optimiser.learning_rate": 0.003},
+        "dfa": {"error": "logits", "last": False},
+        "shallow": {"last": False},
+    },
+    "wikitext-2-small-micro-tuned": {"dfa": {"feedback.gain": 10.0}},
+}
+
+
+def test_tuned_settings_of_both_placements_stand_in_one_table_and_are_judged_together():
+    found = (("bp", 80.0, ""), ("dfa", 100.0, ""), ("dfa", 150.0, "-micro"), ("shallow", 300.0, ""))
+    runs = [made(f"wikitext-2-small{marks}-tuned", rule, "", "", ours, tuned=TUNED) for rule, ours, marks in found]
+    perplexities, demands, *_ = lm_tables(runs)
+    assert perplexities.title == "wikitext-2-small-tuned: perplexity"
+    assert [row[0] for row in perplexities.rows] == [
+        "backprop",
+        "DFA macro, at the logits, last block open",
+        "DFA micro, before the vocabulary",
+        "shallow last block open",
+    ]
+    assert [row[1:] for row in demands.rows] == [
+        ("160.0, 200.0, 300.0, 600.0", "yes"),
+        ("-", "not run"),
+        ("1.25", "yes"),
+        ("1.88", "yes"),
+    ]
+
+
+def test_optimisers_stand_side_by_side_with_the_published_order():
+    found = {"noam": 150.0, "adam": 120.0, "beta2": 110.0, "plateau": 115.0}
+    runs = [made(f"wikitext-2-small-{name}", "dfa", "macro", "hidden", ours) for name, ours in found.items()]
+    runs += [made("wikitext-2-small-noam", "bp", "", "", 70.0), *small()]
+    table = lm_tables(runs)[-1]
+    assert table.title == "wikitext-2-small: validation perplexity by optimiser"
+    assert table.headings == ("rule", *found, "from best to worst", "published")
+    assert table.rows == (
+        ("backprop", "70.0", "-", "-", "-", "noam", "beta2, noam"),
+        (
+            "DFA macro, before the vocabulary",
+            *(f"{ours:.1f}" for ours in found.values()),
+            "beta2, plateau, adam, noam",
+            "plateau, beta2, adam, noam",
+        ),
+    )
 
 
 def test_pictures_are_of_perplexity_and_alignment():

@@ -12,6 +12,7 @@ from feedalign.cli.options import Omitted
 from feedalign.cli.searches import require_some, search
 from feedalign.experiments.lm.tables import trials_table
 from feedalign.experiments.lm.tuning import studies
+from feedalign.experiments.models.transformer import Placement
 from feedalign.experiments.names import expand
 
 
@@ -28,8 +29,10 @@ class TuneLm:
     Example: feedalign tune lm --preset wikitext-2-small --rule bp dfa dkp grape --threads 1
 
     Attributes:
-        preset: What is tuned; the preset with -tuned behind its name then has what was chosen.
+        preset: What is tuned; the preset with -tuned behind its name (-micro-tuned for such points) then has what was
+            chosen.
         rule: Learning rules.
+        points: Where the backward pass is cut: behind every block (macro), or every sub-layer of it (micro).
         trials: Settings to try per rule, those of the preset counted.
         runs: Runs per trial, from different first weights.
         steps: Of every run; by default half of those of the preset.
@@ -42,6 +45,7 @@ class TuneLm:
 
     preset: Presets = ("python-small",)
     rule: Rules = ("bp", "dfa")
+    points: Placement = "macro"
     trials: int = 12
     runs: int = 1
     steps: Annotated[Omitted[int], tyro.conf.arg(metavar="INT")] = None
@@ -58,6 +62,6 @@ class TuneLm:
             raise UsageError(f"Expected at least one step, found {self.steps}.")
         if not self.rule:
             raise UsageError("Expected at least one rule, found none. Name some, such as --rule bp dfa.")
-        options = {"trials": self.trials, "runs": self.runs, "steps": self.steps, "device": self.device}
+        options = {name: getattr(self, name) for name in ("points", "trials", "runs", "steps", "device")}
         found = studies(self.preset, expand(self.rule), self.output, **options)
         search(self, found, self.trials, trials_table)

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from itertools import pairwise
 
+from feedalign.experiments.lm.presets import TUNED
 from feedalign.experiments.lm.rows import OPENED, WHERE, Family, figure
 from feedalign.experiments.tables import Table
 
-SMALL = "wikitext-2-small"
 LARGEST = {("macro", "hidden"): 1.35, ("macro", "logits"): 1.5, ("micro", "hidden"): 2.0}
 """Perplexity over that of backpropagation, by placement and tap."""
 ORDER = ("bp", "macro", "micro", "shallow")
@@ -23,16 +23,22 @@ class Demand:
     met: bool | None
 
 
-def demands_table(rows: Family) -> Table:
+def demands_table(name: str, rows: Family) -> Table:
     """Return what is asked of the small model on WikiText-2, a row a demand, by the mean test perplexities.
 
-    The same is asked again of runs whose last block is open, where there are some.
+    The same is asked again of runs whose last block is open, where there are some. Of tuned settings it is asked once:
+    whether that block is open was chosen with them.
+
+    Args:
+        name: The preset.
+        rows: Its runs.
     """
-    kinds = [more for more in ("", OPENED) if not more or any(row.more == more for row in rows)]
-    demands = [one for more in kinds for one in _demands(_means(rows, more), more)]
+    kinds: tuple[tuple[str, ...], ...] = ((OPENED,),) if any(row.more == OPENED for row in rows) else ()
+    kinds = (("", OPENED),) if name.endswith(TUNED) else (("",), *kinds)
+    demands = [one for kind in kinds for one in _demands(_means(rows, kind), kind[0])]
     words = {True: "yes", False: "no", None: "not run"}
     return Table(
-        title=f"{SMALL}: what is asked, by the mean test perplexities over seeds",
+        title=f"{name}: what is asked, by the mean test perplexities over seeds",
         headings=("what", "found", "met"),
         rows=tuple((demand.asked, demand.found, words[demand.met]) for demand in demands),
         text_columns=2,
@@ -42,9 +48,9 @@ def demands_table(rows: Family) -> Table:
 Means = dict[tuple[str, str], float]
 
 
-def _means(rows: Family, more: str) -> Means:
+def _means(rows: Family, kinds: tuple[str, ...]) -> Means:
     """Return the mean test perplexity by placement (or rule, where there is none) and tap."""
-    asked = [row for row in rows if row.rule == "bp" or (row.rule in ("dfa", "shallow") and row.more == more)]
+    asked = [row for row in rows if row.rule == "bp" or (row.rule in ("dfa", "shallow") and row.more in kinds)]
     return {(row.points or row.rule, row.error): figure(rows[row], "test_perplexity").mean for row in asked}
 
 
@@ -54,7 +60,8 @@ def _demands(means: Means, more: str) -> list[Demand]:
 
 
 def _order(means: Means, ending: str) -> Demand:
-    found = [means.get((name, "" if name in ("bp", "shallow") else "hidden")) for name in ORDER]
+    # Before the vocabulary where that was run; tuning may have chosen the logits.
+    found = [next((means[name, tap] for tap in ("", *WHERE) if (name, tap) in means), None) for name in ORDER]
     asked = f"{' < '.join(ORDER)}, each at least {100 * (GAP - 1):.0f} % apart{ending}"
     there = [one for one in found if one is not None]
     if len(there) < len(ORDER):

@@ -46,34 +46,69 @@ PUBLISHED = Config(
     batch=64,
     order="streams",
 )
-_NOAM: dict[str, Any] = {"optimiser": AdamConfig(beta2=0.98), "schedule": PaceConfig("noam")}
-_NOAM_LONG: dict[str, Any] = {"optimiser": AdamConfig(beta2=0.999), "schedule": PaceConfig("noam")}
-_ADAM: dict[str, Any] = {"optimiser": AdamConfig("adam", 5e-5, beta2=0.98), "schedule": PaceConfig("constant")}
-_ADAM_LONG: dict[str, Any] = {"optimiser": AdamConfig("adam", 5e-5, beta2=0.999), "schedule": PaceConfig("constant")}
-_PLATEAU: dict[str, Any] = {"optimiser": AdamConfig("adam", 1e-4, beta2=0.999), "schedule": PaceConfig("plateau")}
-_RADAM: dict[str, Any] = {"optimiser": AdamConfig("radam", 1e-4, beta2=0.999), "schedule": PaceConfig("constant")}
-_CYCLE: dict[str, Any] = {"optimiser": AdamConfig("adam", 5e-4, beta2=0.999), "schedule": PaceConfig("one-cycle")}
-ROWS: dict[str, tuple[str, Settings]] = {
-    "noam": ("the published optimiser for all rules: Noam's schedule, beta2 0.98", {"bp": _NOAM, "dfa": _NOAM}),
-    "adam": ("Adam at a constant rate, beta2 0.98", {"bp": _ADAM, "dfa": _ADAM}),
-    "beta2": (
-        "beta2 0.999: with Noam's schedule for backprop, constant for DFA",
-        {"bp": _NOAM_LONG, "dfa": _ADAM_LONG},
-    ),
-    "plateau": ("beta2 0.999, the rate lowered on a plateau of the validation loss", {"bp": _PLATEAU, "dfa": _PLATEAU}),
-    "radam": ("RAdam; the rate is ours, no figure was published", {"bp": _RADAM, "dfa": _RADAM}),
-    "one-cycle": ("one cycle; the highest rate is ours, no figure was published", {"bp": _CYCLE, "dfa": _CYCLE}),
-}
-"""The optimisers of table 5 of Launay et al. 2020, and two more of their code: what it is, and each rule's settings."""
 
-TUNED, OPEN = "-tuned", "open"
+Own = dict[str, Any]
+"""What a rule changes in a configuration."""
+
+
+def _rows(rate: float, warmup: int) -> dict[str, tuple[str, Settings]]:
+    """Return the optimisers of table 5 of Launay et al. 2020, and two more of their code, with each rule's settings.
+
+    Args:
+        rate: Of Adam where it is constant; the others have a multiple of it, as in the publication.
+        warmup: Steps, of Noam's schedule.
+    """
+    noam = PaceConfig("noam", warmup=warmup)
+    first: Own = {"optimiser": AdamConfig(beta2=0.98), "schedule": noam}
+    adam: Own = {"optimiser": AdamConfig("adam", rate, beta2=0.98), "schedule": PaceConfig("constant")}
+    long = AdamConfig("adam", 2 * rate, beta2=0.999)
+    plateau: Own = {"optimiser": long, "schedule": PaceConfig("plateau")}
+    radam: Own = {"optimiser": replace(long, name="radam"), "schedule": PaceConfig("constant")}
+    cycle: Own = {"optimiser": replace(long, learning_rate=10 * rate), "schedule": PaceConfig("one-cycle")}
+    return {
+        "noam": ("the published optimiser for all rules: Noam's schedule, beta2 0.98", {"bp": first, "dfa": first}),
+        "adam": ("Adam at a constant rate, beta2 0.98", {"bp": adam, "dfa": adam}),
+        "beta2": (
+            "beta2 0.999: with Noam's schedule for backprop, constant for DFA",
+            {
+                "bp": {"optimiser": AdamConfig(beta2=0.999), "schedule": noam},
+                "dfa": {**adam, "optimiser": AdamConfig("adam", rate, beta2=0.999)},
+            },
+        ),
+        "plateau": (
+            "beta2 0.999, the rate lowered on a plateau of the validation loss",
+            {"bp": plateau, "dfa": plateau},
+        ),
+        "radam": ("RAdam; the rate is ours, no figure was published", {"bp": radam, "dfa": radam}),
+        "one-cycle": ("one cycle; the highest rate is ours, no figure was published", {"bp": cycle, "dfa": cycle}),
+    }
+
+
+ROWS = _rows(5e-5, 4_000)
+"""By name: what it is, and each rule's settings."""
+SMALL_ROWS = _rows(1e-3, 400)
+"""The same for the small model, whose runs are short: higher rates in the same proportions, and an earlier peak."""
+
+TUNED, OPEN, EMBEDDED = "-tuned", "open", "embedding"
+MICRO_TUNED = f"-micro{TUNED}"
+SMALL_NAME = "wikitext-2-small"
 _OWN: dict[str, Preset[Config]] = {
     "python-small": Preset("two blocks on Python's own sources: about a minute, no download", DEMO),
-    "wikitext-2-small": Preset("three blocks on WikiText-2, one pass of 3 M tokens: minutes on one core", SMALL),
+    SMALL_NAME: Preset("three blocks on WikiText-2, one pass of 3 M tokens: minutes on one core", SMALL),
 }
 PRESETS: dict[str, Preset[Config]] = {
     **_OWN,
     **{f"{name}{TUNED}": Preset(f"{row.about}; settings tuned per rule", row.config) for name, row in _OWN.items()},
+    **{
+        f"{name}{MICRO_TUNED}": Preset(
+            f"{row.about}; settings tuned per rule, a point behind every sub-layer", replace(row.config, points="micro")
+        )
+        for name, row in _OWN.items()
+    },
+    **{
+        f"{SMALL_NAME}-{name}": Preset(f"three blocks on WikiText-2, {words}", replace(SMALL, alignment=0), own)
+        for name, (words, own) in SMALL_ROWS.items()
+    },
     **{
         f"{PAPER}-{name}": Preset(f"the published model, {words}", PUBLISHED, own)
         for name, (words, own) in ROWS.items()
@@ -81,9 +116,14 @@ PRESETS: dict[str, Preset[Config]] = {
 }
 
 
-def tuned_name(name: str) -> str:
-    """Return the name of the preset with the settings that tuning chose for another one."""
-    return name if name.endswith(TUNED) else name + TUNED
+def tuned_name(name: str, points: Placement = "macro") -> str:
+    """Return the name of the preset with the settings that tuning chose for another one at such points."""
+    return untuned_name(name) + (MICRO_TUNED if points == "micro" else TUNED)
+
+
+def untuned_name(name: str) -> str:
+    """Return the name of the preset that was tuned."""
+    return name.removesuffix(MICRO_TUNED).removesuffix(TUNED)
 
 
 def cell(name: str, config: Config) -> str:
@@ -93,7 +133,7 @@ def cell(name: str, config: Config) -> str:
     """
     if not config.broadcasts:
         return f"{name}-{OPEN}" if config.rule == "shallow" and not config.last else name
-    marks = ["", *(["embedding"] if config.embedding else []), *([] if config.last else [OPEN])]
+    marks = ["", *([EMBEDDED] if config.embedding else []), *([] if config.last else [OPEN])]
     return f"{name}-{config.points}-{config.error}" + "-".join(marks)
 
 
@@ -135,7 +175,7 @@ def preset(
         if found is None:
             raise ExperimentError(
                 f"Expected settings of {config.rule} for {name}, found none: it was not tuned. Do tune it first: "
-                f"`feedalign tune lm --preset {name.removesuffix(TUNED)} --rule {config.rule}`."
+                f"`feedalign tune lm --preset {untuned_name(name)} --rule {config.rule} --points {config.points}`."
             )
         return with_settings(replace(config, name=name), found)
     config = replace(config, name=cell(name, config))

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from feedalign.experiments.lm.presets import OPEN
+from feedalign.experiments.lm.presets import EMBEDDED, MICRO_TUNED, OPEN, sends, tuned_name
 from feedalign.experiments.names import label, rank, short_name
 from feedalign.experiments.records import Run
 from feedalign.experiments.tables import Interval, interval
 
 LM = "lm"
 OPENED = "last block open"
+MARKS = {EMBEDDED: "embedding too", OPEN: OPENED}
 WHERE = {"hidden": "before the vocabulary", "logits": "at the logits"}
 
 
@@ -47,21 +48,23 @@ class Row:
 
 
 def family(run: Run) -> tuple[str, Row]:
-    """Return the preset of a run, with what was changed in it, and the row it has in the table of that."""
-    record, config = run.record, run.record.config
-    rule = short_name(record.rule)
-    ending = f"-{config['points']}-{config['error']}"
-    if ending not in record.name:
-        name, _, changed = record.name.partition("_")
-        more = OPENED if name.endswith(f"-{OPEN}") else ""
-        name = "_".join(part for part in (name.removesuffix(f"-{OPEN}"), changed) if part)
-        return name, Row((*rank(rule), "", "", more), rule, more=more)
-    before, _, after = record.name.rpartition(ending)
-    marks, _, changed = after.partition("_")
-    more = ", ".join(words for mark, words in (("embedding", "embedding too"), (OPEN, OPENED)) if f"-{mark}" in marks)
-    name = f"{before}_{changed}" if changed else before
-    order = (*rank(rule), config["points"], config["error"], more)
-    return name, Row(order, rule, config["points"], config["error"], more)
+    """Return the preset of a run, with what was changed in it, and the row it has in the table of that.
+
+    Settings tuned for points behind every sub-layer stand in the table of those tuned for points behind every block.
+    """
+    config, rule = run.record.config, short_name(run.record.rule)
+    name, _, changed = run.record.name.partition("_")
+    points, error = (config["points"], config["error"]) if sends(rule) else ("", "")
+    marks = [EMBEDDED] if points and config["embedding"] else []
+    if (points or rule == "shallow") and not config["last"]:
+        marks.append(OPEN)
+    name = name.removesuffix("-".join(["", *([points, error] if points else []), *marks]))
+    if name.endswith(MICRO_TUNED):
+        name = tuned_name(name)
+    more = ", ".join(MARKS[mark] for mark in marks)
+    return "_".join(part for part in (name, changed) if part), Row(
+        (*rank(rule), points, error, more), rule, points, error, more
+    )
 
 
 Family = dict[Row, list[Run]]

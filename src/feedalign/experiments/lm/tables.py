@@ -7,8 +7,8 @@ from importlib.resources import files
 from typing import Any
 
 from feedalign.experiments.accuracy_tables import INTERVAL_NOTE
-from feedalign.experiments.lm.demands import SMALL, demands_table
-from feedalign.experiments.lm.presets import PAPER
+from feedalign.experiments.lm.demands import demands_table
+from feedalign.experiments.lm.presets import PAPER, SMALL_NAME, SMALL_ROWS, tuned_name
 from feedalign.experiments.lm.rows import Family, families, figure
 from feedalign.experiments.names import label
 from feedalign.experiments.records import Run
@@ -32,19 +32,59 @@ def published() -> dict[str, Any]:
 def lm_tables(runs: Sequence[Run]) -> list[Table]:
     """Return every table that the runs of language models give."""
     found = []
-    for name, rows in families(runs).items():
+    everything = families(runs)
+    studied = {row: everything[f"{SMALL_NAME}-{row}"] for row in SMALL_ROWS if f"{SMALL_NAME}-{row}" in everything}
+    for name, rows in everything.items():
         found.append(perplexity_table(name, rows))
-        if name == SMALL:
-            found.append(demands_table(rows))
+        if name in (SMALL_NAME, tuned_name(SMALL_NAME)):
+            found.append(demands_table(name, rows))
         if aligned := {row: its for row, its in rows.items() if any(run.record.alignment for run in its)}:
             found.append(alignment_table(name, aligned))
+    return [*found, *([optimiser_table(studied)] if studied else [])]
+
+
+def optimiser_table(studied: Mapping[str, Family]) -> Table:
+    """Return the small model's validation perplexity, a column an optimiser, and which order they are in.
+
+    Args:
+        studied: Runs by optimiser and row.
+    """
+    cells = []
+    for row in sorted({row for rows in studied.values() for row in rows}):
+        ours = {name: figure(rows[row], "validation_perplexity") for name, rows in studied.items() if row in rows}
+        theirs = {name: its[row.published_as] for name, its in _theirs().items() if row.published_as in its}
+        cells.append(
+            (
+                row.words,
+                *(ours[name].text(1) if name in ours else NONE for name in studied),
+                _order({name: found.mean for name, found in ours.items()}),
+                _order(theirs),
+            )
+        )
+    return Table(
+        title=f"{SMALL_NAME}: validation perplexity by optimiser",
+        headings=("rule", *studied, "from best to worst", "published"),
+        rows=tuple(cells),
+        notes=(
+            f"{INTERVAL_NOTE}, where there are several.",
+            f"Published: the order at full size, {published()['source']}.",
+        ),
+    )
+
+
+def _theirs() -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = published()["validation_perplexity"]
     return found
+
+
+def _order(perplexities: Mapping[str, float]) -> str:
+    return ", ".join(sorted(perplexities, key=lambda name: perplexities[name])) or NONE
 
 
 def perplexity_table(name: str, rows: Family) -> Table:
     """Return perplexities on validation and test text, a row a rule and placement."""
     optimiser = name.partition("_")[0].removeprefix(f"{PAPER}-")
-    theirs = published()["validation_perplexity"].get(optimiser, {}) if name.startswith(PAPER) else None
+    theirs = _theirs().get(optimiser, {}) if name.startswith(PAPER) else None
     baseline = next((figure(its, "validation_perplexity").mean for row, its in rows.items() if row.rule == "bp"), None)
     headings = ("seeds", "validation", "over backprop", "test", "test, a word", "tokens/s")
     cells = []

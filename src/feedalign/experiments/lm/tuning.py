@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from feedalign.experiments.lm.config import Config
-from feedalign.experiments.lm.presets import TUNED, preset, sends_targets, tuned_name
+from feedalign.experiments.lm.presets import preset, sends_targets, tuned_name, untuned_name
 from feedalign.experiments.lm.runs import LM
+from feedalign.experiments.models.transformer import Placement
 from feedalign.experiments.studies import Logarithmic, Space, Study
 
 FIRST_SEED = 1_000
@@ -40,17 +41,19 @@ def study(
     rule: str,
     output: Path,
     *,
+    points: Placement = "macro",
     trials: int = 12,
     runs: int = 1,
     steps: int | None = None,
     device: str = "cpu",
 ) -> Study[Config]:
-    """Return what is tried for a preset under a rule, with a point behind every block. Its own settings come first.
+    """Return what is tried for a preset under a rule. Its own settings come first.
 
     Args:
         name: Of a preset.
         rule: A learning rule.
         output: Folder of the summaries.
+        points: Where the backward pass is cut, for rules that send an error there.
         trials: How many settings, those of the preset counted.
         runs: How many runs a trial.
         steps: Of a run; by default half of the preset's.
@@ -60,11 +63,11 @@ def study(
         ExperimentError: There is no preset of that name.
         ValueError: There is no rule of that name, or too few steps.
     """
-    plain = preset(name.removesuffix(TUNED), rule, error="logits" if sends_targets(rule) else None)
+    plain = preset(untuned_name(name), rule, points=points, error="logits" if sends_targets(rule) else None)
     whole = None if plain.every is None else max(1, plain.epochs * plain.every // 2)
     config = replace(
         plain,
-        name=tuned_name(name),
+        name=tuned_name(name, plain.points),
         device=device,  # type: ignore[arg-type]
         epochs=1,
         every=steps or whole,
