@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from feedalign.experiments.headlines import headlines
 from feedalign.experiments.lm import preset
 from feedalign.experiments.lm.demands import demands_table
 from feedalign.experiments.lm.pictures import lm_pictures
@@ -191,6 +192,23 @@ def test_optimisers_stand_side_by_side_with_the_published_order():
             "plateau, beta2, adam, noam",
         ),
     )
+
+
+def test_short_table_has_a_row_a_tap_and_whatever_tuning_chose():
+    opened = [made("wikitext-2-small", "dfa", "macro", "hidden", 100.0, last=False)]
+    opened += [made("wikitext-2-small", "shallow", "", "", 280.0, last=False)]
+    tuned = [made("wikitext-2-small-tuned", "dfa", "", "", 95.0, tuned=TUNED)]
+    tuned += [made("wikitext-2-small-micro-tuned", "dfa", "", "", 130.0, tuned=TUNED)]
+    table = headlines([*small(), *opened, *tuned])[-1]
+    assert table.title == "Language models: test perplexity"
+    assert table.headings == ("configuration", "seeds", "backprop", "DFA macro", "DFA micro", "shallow")
+    assert table.rows == (
+        ("wikitext-2-small, before the vocabulary", "1", "180.0", "234.0", "342.0", "600.0"),
+        ("wikitext-2-small, before the vocabulary, last block open", "1", "180.0", "200.0", "-", "560.0"),
+        ("wikitext-2-small, at the logits", "1", "180.0", "288.0", "-", "600.0"),
+        ("wikitext-2-small-tuned", "1", "-", "190.0", "260.0", "-"),
+    )
+    assert headlines([]) == []
 
 
 def test_pictures_are_of_perplexity_and_alignment():

@@ -1,20 +1,22 @@
 """The tables of language models: perplexities beside the published ones, alignment, and what tuning found."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
 from feedalign.experiments.accuracy_tables import INTERVAL_NOTE
 from feedalign.experiments.lm.demands import demands_table
-from feedalign.experiments.lm.presets import PAPER, SMALL_NAME, SMALL_ROWS, tuned_name
-from feedalign.experiments.lm.rows import Family, families, figure
+from feedalign.experiments.lm.presets import PAPER, SMALL_NAME, SMALL_ROWS, TUNED, tuned_name
+from feedalign.experiments.lm.rows import WHERE, Family, families, figure
 from feedalign.experiments.names import label
 from feedalign.experiments.records import Run
 from feedalign.experiments.tables import Table, interval
 
 NONE = "-"
+SHORT = (("bp", ""), ("dfa", "macro"), ("dfa", "micro"), ("shallow", ""))
+"""Rules and placements of the short table."""
 NOTE = (
     f"{INTERVAL_NOTE}; the evaluation with the best validation perplexity. Every token is foretold once, from those "
     "before it in its chunk. The perplexity a word counts the ends of lines as words, and can be compared between "
@@ -41,6 +43,33 @@ def lm_tables(runs: Sequence[Run]) -> list[Table]:
         if aligned := {row: its for row, its in rows.items() if any(run.record.alignment for run in its)}:
             found.append(alignment_table(name, aligned))
     return [*found, *([optimiser_table(studied)] if studied else [])]
+
+
+def short_table(runs: Sequence[Run]) -> Table:
+    """Return test perplexities, a row a preset and tap: backprop, DFA at both placements, shallow."""
+    return Table(
+        title="Language models: test perplexity",
+        headings=("configuration", "seeds", *(" ".join([label(rule), points]).strip() for rule, points in SHORT)),
+        rows=tuple(cells for name, rows in families(runs).items() for cells in _short_rows(name, rows)),
+        notes=(f"{INTERVAL_NOTE}, where there are several; the evaluation with the best validation perplexity.",),
+    )
+
+
+def _short_rows(name: str, rows: Family) -> Iterator[tuple[str, ...]]:
+    tuned = name.endswith(TUNED)  # Tuning chooses tap and last block for each placement by itself.
+    kinds = set() if tuned else {(row.error, row.more) for row in rows if row.points}
+    for error, more in sorted(kinds) or [("", "")]:
+        beside = {
+            (row.rule, row.points): its
+            for row, its in rows.items()
+            if tuned or row.rule == "bp" or (row.more == more and (not row.points or row.error == error))
+        }
+        counts = sorted({len(beside[what]) for what in SHORT if what in beside})
+        yield (
+            ", ".join(part for part in (name, WHERE.get(error, ""), more) if part),
+            " or ".join(map(str, counts)) or "0",
+            *(figure(beside[what], "test_perplexity").text(1) if what in beside else NONE for what in SHORT),
+        )
 
 
 def optimiser_table(studied: Mapping[str, Family]) -> Table:
