@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from feedalign.bench.cells import descriptions, milliseconds, where
 from feedalign.bench.nerf import RENDER, SKIPPING
 from feedalign.experiments.names import label
-from feedalign.experiments.styles import GREEN, PINK, SETTINGS, SKY, style
+from feedalign.experiments.styles import GREEN, ORANGE, PINK, SETTINGS, SKY, style
 from feedalign.experiments.tables import Table
 
 
@@ -53,16 +53,17 @@ def nerf_speeds(record: dict[str, Any], stacked: bool = False) -> Figure:
     ways = {
         "dfa": style("dfa")["color"],
         "shallow": style("shallow")["color"],
+        "backprop" + SKIPPING: ORANGE,
         "dfa" + SKIPPING: PINK,
         RENDER + SKIPPING: GREEN,
     }
     with mpl.rc_context(SETTINGS):
-        figure = Figure(figsize=(4.2 if stacked else 7.5, 1.6 + 0.9 * len(names)), layout="constrained")
+        figure = Figure(figsize=(4.2 if stacked else 7.5, 1.6 + 1.1 * len(names)), layout="constrained")
         axes = figure.subplots()
         for number, (rule, colour) in enumerate(ways.items()):
             cases = [case for case in record["cases"] if case["rule"] == rule]
-            places = [names.index(case["name"]) + 0.2 * (number - 1.5) for case in cases]
-            axes.barh(places, [case["ratio"] for case in cases], 0.18, color=colour, label=way(rule))
+            places = [names.index(case["name"]) + 0.17 * (number - (len(ways) - 1) / 2) for case in cases]
+            axes.barh(places, [case["ratio"] for case in cases], 0.15, color=colour, label=way(rule))
             axes.plot([case["arithmetic_limit"] for case in cases], places, "k|", markersize=10)
         axes.axvline(1, color=SKY, linewidth=1.2)
         axes.plot([], [], "k|", label="limit by count of operations")
