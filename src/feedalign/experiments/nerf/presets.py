@@ -44,8 +44,8 @@ HALF = Config(
     model=LAUNAY_FIELD,
     rendering=RenderingConfig(coarse=32, fine=64, noise=NOISE, chunk=16_384),
     optimiser=_rate(1e-3),
-    iterations=750,
-    every=75,
+    iterations=2_000,
+    every=200,
     rays=512,
     alignment=128,
     tested=2,
@@ -54,8 +54,6 @@ HALF = Config(
 SMALL_FERN = replace(
     HALF,
     data=SceneConfig("fern", shrink=8),
-    iterations=300,
-    every=30,
     tested=1,
     pictured=1,
     grid=0,
@@ -74,11 +72,11 @@ def _small() -> dict[str, Preset[Config]]:
             replace(TINY, data=SceneConfig("tiny-nerf")),
         ),
         "lego-400": (
-            "Lego from a folder of pictures of 400 pixels, coarse and fine fields: half an hour of a core",
+            "Lego from a folder of pictures of 400 pixels, coarse and fine fields: an hour of a core",
             HALF,
         ),
         "fern-8": (
-            "Fern at an eighth of its size, coarse and fine fields: twenty minutes of a core",
+            "Fern at an eighth of its size, coarse and fine fields: an hour of a core",
             SMALL_FERN,
         ),
     }
