@@ -69,6 +69,20 @@ def test_record_and_curve_hold_what_was_run(tmp_path):
     assert record.metrics["final"]["test_accuracy"] == pytest.approx(run.curve[-1]["test_accuracy"], abs=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["gcn", "dna"])
+def test_gradients_too_small_for_public_software_are_counted(kind, tmp_path):
+    run = training(karate(kind, epochs=0), tmp_path)
+    shares = run.negligible()
+    assert list(shares) == [str(point) for point in run.handle.points]
+    assert set(shares.values()) == {0.0}  # of first weights, every node has a gradient
+    with torch.no_grad():
+        *_, bias = (parameter for parameter in run.network.parameters() if parameter.shape == (4,))
+        bias.copy_(torch.tensor([60.0, 0.0, 0.0, 0.0]))  # certain of the first class
+    run.data = replace(run.data, y=torch.zeros_like(run.data.y))  # and right: errors of e^-60 are left
+    assert run.negligible() == dict.fromkeys(shares, 1.0)
+    assert run.network.training
+
+
 class Best(Silent):
     """Remembers every epoch it is told of."""
 

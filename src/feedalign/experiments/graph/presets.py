@@ -76,7 +76,8 @@ def presets(tuned: Mapping[str, Settings]) -> dict[str, Preset[Config]]:
                 continue
             found = {rule: {**own(rule), **settings} for rule, settings in tuned.get(name, {}).items()}
             rows[name] = Preset(f"{about}, tuned per rule", config, found)
-            rows[f"{name}-published"] = Preset(f"{about}, settings as published", config, published)
+            whole = replace(config, epochs=250)
+            rows[f"{name}-published"] = Preset(f"{about}, settings as published", whole, published)
     return {**rows, **_others(rows)}
 
 

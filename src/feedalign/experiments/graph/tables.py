@@ -173,19 +173,38 @@ def alignment_table(cells: Cells, suffix: str, words: str) -> Table:
                     f"{mean:.2f}",
                     f"{std:.2f}",
                     interval([mean for mean, _ in labelled]).text(3),
+                    _negligible(runs),
                 )
             )
     return Table(
         title=f"cora: alignment of DFA with backpropagation at the end of training, {words}",
-        headings=("network", "seeds", "mean cosine", "std over nodes", "published", "std", "training nodes alone"),
+        headings=(
+            "network",
+            "seeds",
+            "mean cosine",
+            "std over nodes",
+            "published",
+            "std",
+            "training nodes alone",
+            "gradients under 1e-8 (%)",
+        ),
         rows=tuple(rows),
         notes=(
             "Cosine, per node, between the signal that a point receives and the gradient that backpropagation would "
             "have given it, over all nodes and under the loss of all nodes, as published; over all points of DNA. "
             "Under the training loss only training nodes have an error of their own: the others receive no signal and "
-            f"are left out of the last column, instead of being counted as 0 or 1. Published: {published()['source']}.",
+            "are left out of that column, instead of being counted as 0 or 1. Gradients under 1e-8: the share of nodes "
+            "with no larger element in the true gradient, mean over points; public software counts their cosine as 1. "
+            f"Published: {published()['source']}.",
         ),
     )
+
+
+def _negligible(runs: Sequence[Run]) -> str:
+    """Return how many nodes have hardly any gradient, mean over points; nothing for runs that did not look."""
+    found = [run.record.metrics.get("negligible_gradients") for run in runs]
+    shares = [100 * fmean(shares.values()) for shares in found if shares]
+    return interval(shares).text(0) if shares else NONE
 
 
 def pooled(alignment: dict[str, dict[str, Any]]) -> tuple[float, float]:

@@ -23,6 +23,8 @@ from feedalign.experiments.training import Training
 PARTS = ("train", "validation", "test")
 EVALUATED = 256
 """Nodes that are evaluated at a time, where neighbours are sampled."""
+NEGLIGIBLE = 1e-8
+"""Public software takes what is smaller in a gradient for zero, and a cosine with zero for 1."""
 
 
 class GraphTraining(Training[Config]):
@@ -169,7 +171,41 @@ class GraphTraining(Training[Config]):
         if not self.config.alignment:
             return {}
         labelled = self.alignment_on(self.data.train)
-        return {"alignment_of_training_nodes": labelled} if labelled else {}
+        if not labelled:
+            return {}
+        return {"alignment_of_training_nodes": labelled, "negligible_gradients": self.negligible()}
+
+    def negligible(self) -> dict[str, float]:
+        """Return the share of nodes whose true gradient is below ``NEGLIGIBLE`` in every element, by point.
+
+        Under the loss of all nodes and without dropout, as the alignment is.
+        """
+        outputs: dict[str, Tensor] = {}
+
+        def keep(point: str, output: Tensor) -> None:
+            outputs[point] = output
+
+        hooks = [
+            self.network.get_submodule(str(point)).register_forward_hook(
+                lambda _, inputs, output, point=str(point): keep(point, output)
+            )
+            for point in self.handle.points
+        ]
+        self.network.eval()
+        try:
+            with self.handle.off():
+                loss = self.loss(
+                    self.network(self.data.x, self.data.edge_index), self.data.y, torch.ones_like(self.data.train)
+                )
+        finally:
+            self.network.train()
+            for hook in hooks:
+                hook.remove()
+        gradients = torch.autograd.grad(loss, list(outputs.values()))
+        return {
+            point: (gradient.abs().amax(1) < NEGLIGIBLE).float().mean().item()
+            for point, gradient in zip(outputs, gradients, strict=True)
+        }
 
     def embedding(self) -> dict[str, Any]:
         """Return t-SNE of the hidden layer on test nodes."""
