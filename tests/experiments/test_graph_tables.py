@@ -15,6 +15,7 @@ from feedalign.experiments.graph.tables import (
     accuracy_table,
     graph_tables,
     links_table,
+    negligible_table,
     pooled,
     published,
     summary_table,
@@ -75,6 +76,25 @@ def test_links_stand_beside_the_published_ones(runs):
 def test_alignment_stands_beside_the_published_one(runs):
     table = by_title(graph_tables(runs), "cora: alignment")
     assert [(row[0], row[4], row[5]) for row in table.rows] == [("GCN", "0.77", "0.25"), ("DNA", "0.92", "0.30")]
+
+
+def test_gradients_that_public_software_takes_for_zero_are_told(runs):
+    table = by_title(graph_tables(runs), "Alignment of DFA, and gradients")
+    assert [(row[0], row[1], row[3]) for row in table.rows] == [("cora-dna", "2", "0 ± 0"), ("cora-gcn", "2", "0 ± 0")]
+    assert [row[2] == row[4] for row in table.rows] == [True, True]  # none counted as 1
+    small = [
+        replace(
+            run,
+            record=replace(run.record, metrics={**run.record.metrics, "negligible_gradients": {"a": 0.5, "b": 0.7}}),
+        )
+        for run in runs
+        if run.record.name == "cora-dna"
+    ]
+    (row,) = negligible_table(Cells.of(small)).rows
+    assert row[3] == "60 ± 0"
+    assert float(row[4].split(" ")[0]) == pytest.approx(0.6 + 0.4 * float(row[2].split(" ")[0]), abs=1e-3)
+    unmeasured = [replace(run, record=replace(run.record, metrics={"best": {}})) for run in small]
+    assert not negligible_table(Cells.of(unmeasured)).rows
 
 
 def test_cosines_of_all_points_are_pooled_as_if_they_were_one_sample():

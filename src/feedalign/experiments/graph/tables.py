@@ -19,6 +19,7 @@ GRAPH = "graph"
 RULES = ("bp", "dfa", "shallow")
 HEADINGS = {"bp": "backprop", "dfa": "DFA", "shallow": "shallow"}
 NONE = "-"
+NEGLIGIBLE = "negligible_gradients"
 CLOSE, CLOSE_AUC, FAR, ALIGNED = 0.5, 0.015, 15.0, 0.5
 """Points, AUC, points and cosine: what a reproduction is asked for, see :func:`summary_table`."""
 HAIR = 1e-9
@@ -78,6 +79,8 @@ def graph_tables(runs: Sequence[Run]) -> list[Table]:
             found.append(alignment_table(cells, suffix, words))
     if others := [name for name in cells.runs if name not in shown]:
         found.append(others_table(cells, others))
+    if (negligible := negligible_table(cells)).rows:
+        found.append(negligible)
     if any(cell("cora", kind) in cells.runs for kind in MODELS):
         found.append(summary_table(cells))
     return found
@@ -173,38 +176,41 @@ def alignment_table(cells: Cells, suffix: str, words: str) -> Table:
                     f"{mean:.2f}",
                     f"{std:.2f}",
                     interval([mean for mean, _ in labelled]).text(3),
-                    _negligible(runs),
                 )
             )
     return Table(
         title=f"cora: alignment of DFA with backpropagation at the end of training, {words}",
-        headings=(
-            "network",
-            "seeds",
-            "mean cosine",
-            "std over nodes",
-            "published",
-            "std",
-            "training nodes alone",
-            "gradients under 1e-8 (%)",
-        ),
+        headings=("network", "seeds", "mean cosine", "std over nodes", "published", "std", "training nodes alone"),
         rows=tuple(rows),
         notes=(
             "Cosine, per node, between the signal that a point receives and the gradient that backpropagation would "
             "have given it, over all nodes and under the loss of all nodes, as published; over all points of DNA. "
             "Under the training loss only training nodes have an error of their own: the others receive no signal and "
-            "are left out of that column, instead of being counted as 0 or 1. Gradients under 1e-8: the share of nodes "
-            "with no larger element in the true gradient, mean over points; public software counts their cosine as 1. "
-            f"Published: {published()['source']}.",
+            f"are left out of the last column, instead of being counted as 0 or 1. Published: {published()['source']}.",
         ),
     )
 
 
-def _negligible(runs: Sequence[Run]) -> str:
-    """Return how many nodes have hardly any gradient, mean over points; nothing for runs that did not look."""
-    found = [run.record.metrics.get("negligible_gradients") for run in runs]
-    shares = [100 * fmean(shares.values()) for shares in found if shares]
-    return interval(shares).text(0) if shares else NONE
+def negligible_table(cells: Cells) -> Table:
+    """Return how many nodes have hardly any gradient at the end, and what the alignment would be were they aligned."""
+    rows = []
+    for name, by_rule in cells.runs.items():
+        runs = [run for run in by_rule.get("dfa", ()) if run.record.metrics.get(NEGLIGIBLE)]
+        if runs:
+            means = [pooled(run.record.alignment or {})[0] for run in runs]
+            shares = [fmean(run.record.metrics[NEGLIGIBLE].values()) for run in runs]
+            counted = [share + (1 - share) * mean for share, mean in zip(shares, means, strict=True)]
+            figures = [interval([100 * share for share in shares]).text(0), interval(counted).text(3)]
+            rows.append((name, str(len(runs)), interval(means).text(3), *figures))
+    return Table(
+        title="Alignment of DFA, and gradients that public software takes for zero",
+        headings=("configuration", "seeds", "mean cosine", "gradients under 1e-8 (%)", "these counted as 1"),
+        rows=tuple(rows),
+        notes=(
+            "Under the loss of all nodes at the end of training. A gradient is under 1e-8 if no element of it is larger, "
+            "and the share a mean over points. Public software sets such elements to zero, and a cosine with zero to 1.",
+        ),
+    )
 
 
 def pooled(alignment: dict[str, dict[str, Any]]) -> tuple[float, float]:
