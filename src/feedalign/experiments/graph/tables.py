@@ -207,8 +207,8 @@ def negligible_table(cells: Cells) -> Table:
         headings=("configuration", "seeds", "mean cosine", "gradients under 1e-8 (%)", "these counted as 1"),
         rows=tuple(rows),
         notes=(
-            "Under the loss of all nodes at the end of training. A gradient is under 1e-8 if no element of it is larger, "
-            "and the share a mean over points. Public software sets such elements to zero, and a cosine with zero to 1.",
+            "Under the loss of all nodes at the end of training. A gradient is under 1e-8 if no element is larger, and "
+            "the share a mean over points. Public software sets such elements to zero, and a cosine with zero to 1.",
         ),
     )
 
