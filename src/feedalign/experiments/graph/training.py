@@ -23,7 +23,7 @@ from feedalign.experiments.training import Training
 PARTS = ("train", "validation", "test")
 EVALUATED = 256
 """Nodes that are evaluated at a time, where neighbours are sampled."""
-NEGLIGIBLE = 1e-8
+TAKEN_FOR_ZERO = 1e-8
 """Public software takes what is smaller in a gradient for zero, and a cosine with zero for 1."""
 
 
@@ -176,7 +176,7 @@ class GraphTraining(Training[Config]):
         return {"alignment_of_training_nodes": labelled, "negligible_gradients": self.negligible()}
 
     def negligible(self) -> dict[str, float]:
-        """Return the share of nodes whose true gradient is below ``NEGLIGIBLE`` in every element, by point.
+        """Return the share of nodes whose true gradient is below ``TAKEN_FOR_ZERO`` in every element, by point.
 
         Under the loss of all nodes and without dropout, as the alignment is.
         """
@@ -203,7 +203,7 @@ class GraphTraining(Training[Config]):
                 hook.remove()
         gradients = torch.autograd.grad(loss, list(outputs.values()))
         return {
-            point: (gradient.abs().amax(1) < NEGLIGIBLE).float().mean().item()
+            point: (gradient.abs().amax(1) < TAKEN_FOR_ZERO).float().mean().item()
             for point, gradient in zip(outputs, gradients, strict=True)
         }
 
