@@ -10,7 +10,7 @@ from feedalign.experiments.lm import preset
 from feedalign.experiments.lm.demands import demands_table
 from feedalign.experiments.lm.pictures import lm_pictures
 from feedalign.experiments.lm.rows import families
-from feedalign.experiments.lm.tables import lm_tables, trials_table
+from feedalign.experiments.lm.tables import lm_tables
 from feedalign.experiments.records import Record, Run, describe
 
 PERPLEXITIES = {("bp", "", ""): 90.0, ("shallow", "", ""): 300.0}
@@ -229,21 +229,3 @@ def test_pictures_are_of_perplexity_and_alignment():
 
 def test_backprop_alone_has_no_picture_of_alignment():
     assert [name for name, _ in lm_pictures([made("python-small", "bp", "", "", 9.0)])] == ["python-small-perplexity"]
-
-
-def test_trials_are_told_by_perplexity():
-    summary = {
-        "name": "x-tuned",
-        "chosen_by": "validation_likelihood",
-        "space": {"optimiser.learning_rate": {}, "model.norm": ["post", "pre"], "feedback.gain": [1.0]},
-        "trials_per_rule": 2,
-        "trials": {
-            "bp": [{"validation_likelihood": 0.01}, {"validation_likelihood": 0.02}],
-            "dfa": [{"validation_likelihood": 0.0}],
-        },
-        "chosen": {"bp": {"optimiser.learning_rate": 0.00123456, "model.norm": "pre"}},
-    }
-    table = trials_table(summary)
-    assert table.headings == ("rule", "trials", "learning_rate", "norm", "gain", "best", "worst")
-    assert table.rows[0] == ("backprop", "2 of 2", "0.001235", "pre", "-", "50.0", "100.0")
-    assert table.rows[1] == ("DFA", "1 of 2", *["not all tried"] * 3, "diverged", "diverged")

@@ -52,22 +52,22 @@ def search(
     command: Search,
     found: Sequence[Study[Any]],
     trials: int,
-    table: Callable[[Mapping[str, Any]], Table] = studies_table,
+    tables: Callable[[Mapping[str, Any]], Sequence[Table]] = lambda summary: [studies_table(summary)],
 ) -> None:
-    """Run the trials that are left, print a table a summary, and keep what was chosen where that is asked for.
+    """Run the trials that are left, print the tables of each summary, and keep what was chosen where that is asked for.
 
     Args:
         command: Its options.
         found: The searches.
         trials: Of each.
-        table: Makes a table of a summary.
+        tables: Makes the tables of a summary.
     """
     left = sum(command.runs * max(0, trials - len(study.done())) for study in found)
     say(standard_error(), f"{len(found)} searches of {trials} trials; {left} runs are left")
     with cpu_threads(command.threads), one_bar(left) as progress:
         summaries = tune(found, root=command.data_root, progress=progress)
     console = standard_output()
-    show(console, [table(summary) for summary in summaries])
+    show(console, [table for summary in summaries for table in tables(summary)])
     say(console, f"\nTrials and choices: {command.output}/*/{TUNING}")
     if command.keep is not None:
         write_atomically(command.keep, settings_text(chosen(command.output)).encode())

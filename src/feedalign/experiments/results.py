@@ -19,6 +19,7 @@ from feedalign.experiments.files import write_atomically
 from feedalign.experiments.graph.tables import GRAPH, graph_tables, of_graphs, tuned_runs
 from feedalign.experiments.headlines import headlines
 from feedalign.experiments.lm.rows import LM
+from feedalign.experiments.lm.search_tables import search_tables, searches
 from feedalign.experiments.lm.tables import lm_tables
 from feedalign.experiments.nerf.plots import nerf_pictures
 from feedalign.experiments.nerf.tables import NERF, nerf_tables
@@ -169,6 +170,20 @@ def family(kind: str, folder: Path) -> list[Table]:
     return found
 
 
+def lm_searches(folder: Path) -> list[Table]:
+    """Return the tables of every search for the settings of a language model.
+
+    Raises:
+        RecordError: There is none.
+    """
+    found = [table for summary in searches(folder) for table in search_tables(summary)]
+    if not found:
+        raise RecordError(
+            f"Expected a search for a language model at or below {folder}, found none. `feedalign tune lm` makes one."
+        )
+    return found
+
+
 def ctr_shown(folder: Path) -> list[Block]:
     """Return the pictures of networks for click logs."""
     return [Shown(name, str(figure.get_label())) for name, figure in ctr_pictures(load_all(folder))]
@@ -196,6 +211,7 @@ BLOCKS: dict[str, Callable[[Path], Sequence[Block]]] = {
     "overview": overview,
     "rules": rules,
     **{kind: partial(family, kind) for kind in FAMILIES},
+    f"{LM}-search": lm_searches,
     f"{CTR}-pictures": ctr_shown,
     f"{NERF}-pictures": nerf_shown,
     **{kind: partial(bench, kind) for kind in TABLES},

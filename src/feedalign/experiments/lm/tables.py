@@ -1,4 +1,4 @@
-"""The tables of language models: perplexities beside the published ones, alignment, and what tuning found."""
+"""The tables of language models: perplexities beside the published ones, and alignment."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -175,37 +175,3 @@ def _cosine(runs: Sequence[Run], point: str) -> str:
     found = [(run.record.alignment or {}).get(point, {}).get("mean") for run in runs]
     means = [mean for mean in found if mean is not None]
     return interval(means).text(3) if means else NONE
-
-
-def trials_table(summary: Mapping[str, Any]) -> Table:
-    """Return what tuning found, a row a rule: the chosen settings, and the perplexities of all trials."""
-    changed = list(summary["space"])
-    rows = []
-    for rule, trials in summary["trials"].items():
-        reached = sorted(trial[summary["chosen_by"]] for trial in trials)
-        found = summary["chosen"].get(rule)
-        rows.append(
-            (
-                label(rule),
-                f"{len(trials)} of {summary['trials_per_rule']}",
-                *(_setting(found, name) for name in changed),
-                _reciprocal(reached[-1]),
-                _reciprocal(reached[0]),
-            )
-        )
-    return Table(
-        title=f"{summary['name']}: settings chosen by validation perplexity",
-        headings=("rule", "trials", *(name.rpartition(".")[2] for name in changed), "best", "worst"),
-        rows=tuple(rows),
-    )
-
-
-def _setting(found: Mapping[str, Any] | None, name: str) -> str:
-    if found is None:
-        return "not all tried"
-    value = found.get(name, NONE)
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _reciprocal(likelihood: float) -> str:
-    return f"{1 / likelihood:.1f}" if likelihood > 0 else "diverged"

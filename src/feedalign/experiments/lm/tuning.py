@@ -18,6 +18,7 @@ from feedalign.experiments.studies import Logarithmic, Space, Study
 
 FIRST_SEED = 1_000
 """Of the runs of a trial. None of those that are reported is as large."""
+CHOSEN_BY = "validation_likelihood"
 RATES = Logarithmic(5e-4, 1e-2)
 SHARED: Space = {
     "optimiser.learning_rate": RATES,
@@ -81,7 +82,7 @@ def study(
         first=[{dotted: _setting(config, dotted) for dotted in tried}],
         trials=trials,
         seeds=tuple(FIRST_SEED + number for number in range(runs)),
-        chosen_by="validation_likelihood",
+        chosen_by=CHOSEN_BY,
         output=output,
     )
 
