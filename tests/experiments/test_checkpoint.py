@@ -208,3 +208,15 @@ def test_random_numbers_go_on_where_they_were():
     checkpoint.set_random_state(state)
     again = [(random.random(), np.random.rand(), torch.rand(1).item(), random.gauss(), np.random.randn()) for _ in "ab"]
     assert drawn == again
+
+
+@pytest.mark.parametrize(("group", "name"), [("progress", "last"), ("parts", "schedule")])
+def test_checkpoint_that_lacks_something_is_named(group, name, tmp_path):
+    path = stopped(tmp_path)
+    found = torch.load(path, weights_only=True)
+    del found[group][name]
+    torch.save(found, path)
+    with pytest.raises(CheckpointError, match=f"expected {name} among its {group}, found .*. Delete it"):
+        run(CONFIG, tmp_path, progress=At(1, lambda: pytest.fail("trained all the same")))
+    assert not (tmp_path / records.RECORD).exists()
+    assert path.exists()

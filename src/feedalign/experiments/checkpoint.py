@@ -3,7 +3,7 @@
 import io
 import pickle
 import random
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from feedalign.experiments.files import write_atomically
 from feedalign.experiments.records import SCHEMA, describe, differences
 
 CHECKPOINT = "checkpoint.pt"
+ANEW = "Delete it to start the run anew, or use the version that wrote it."
 
 
 class Stateful(Protocol):
@@ -55,14 +56,23 @@ def save(path: Path, config: object, parts: Mapping[str, Stateful], progress: Ma
     write_atomically(path, content.getvalue())
 
 
-def restore(path: Path, config: object, parts: Mapping[str, Stateful]) -> dict[str, Any]:
+def restore(
+    path: Path, config: object, parts: Mapping[str, Stateful], progress: Collection[str] = ()
+) -> dict[str, Any]:
     """Put the states of a checkpoint back, those of the global random number generators too.
+
+    Args:
+        path: Of the checkpoint.
+        config: The configuration of the run.
+        parts: What the states are put back into.
+        progress: What must be known of where the run is.
 
     Returns:
         The progress.
 
     Raises:
-        CheckpointError: The file is damaged, or belongs to another configuration; nothing was changed.
+        CheckpointError: The file is damaged, belongs to another configuration, or was written by a version that kept
+            less; nothing was changed.
     """
     found = read(path)
     if different := differences(found["config"], describe(config)):
@@ -71,6 +81,12 @@ def restore(path: Path, config: object, parts: Mapping[str, Stateful]) -> dict[s
             + "\n  ".join(different)
             + "\nChoose another output folder, go back to its configuration, or delete the checkpoint."
         )
+    for group, names in (("parts", parts), ("progress", progress)):
+        if missing := [name for name in names if name not in found[group]]:
+            raise CheckpointError(
+                f"{path} is not a checkpoint of this version: expected {', '.join(missing)} among its {group}, found "
+                f"{', '.join(found[group])}. {ANEW}"
+            )
     for name, part in parts.items():
         part.load_state_dict(found["parts"][name])
     set_random_state(found["random"])
@@ -93,8 +109,7 @@ def read(path: Path) -> dict[str, Any]:
     schema = found.get("schema") if isinstance(found, dict) else None
     if schema != SCHEMA:
         raise CheckpointError(
-            f"{path} is not a checkpoint of this version: expected schema {SCHEMA}, found {schema}. "
-            "Delete it to start the run anew, or use the version that wrote it."
+            f"{path} is not a checkpoint of this version: expected schema {SCHEMA}, found {schema}. {ANEW}"
         )
     return dict(found)
 

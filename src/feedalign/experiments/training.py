@@ -53,6 +53,10 @@ class Configuration(Protocol):
 
 
 ConfigT = TypeVar("ConfigT", bound=Configuration)
+PROGRESS = (
+    "epoch", "step", "seconds", "order", "curve", "best", "last", "started", "wall_seconds", "provenance"
+)  # fmt: skip
+"""What a checkpoint says of where a run is: attributes of :class:`Training`."""
 
 
 class Training(ABC, Generic[ConfigT]):
@@ -276,18 +280,7 @@ class Training(ABC, Generic[ConfigT]):
         """Write the checkpoint, unless the weights are no longer numbers."""
         if not all(bool(torch.isfinite(parameter).all()) for parameter in self.network.parameters()):
             return
-        progress = {
-            "epoch": self.epoch,
-            "step": self.step,
-            "seconds": self.seconds,
-            "order": self.order,
-            "curve": self.curve,
-            "best": self.best,
-            "last": self.last,
-            "started": self.started,
-            "wall_seconds": self.wall_seconds,
-            "provenance": self.provenance,
-        }
+        progress = {name: getattr(self, name) for name in PROGRESS}
         checkpoint.save(self.checkpoint_file, self.config, self.parts, progress)
 
     def restore(self) -> None:
@@ -296,7 +289,7 @@ class Training(ABC, Generic[ConfigT]):
         Raises:
             CheckpointError: It is damaged, or belongs to another configuration.
         """
-        progress = checkpoint.restore(self.checkpoint_file, self.config, self.parts)
+        progress = checkpoint.restore(self.checkpoint_file, self.config, self.parts, PROGRESS)
         self.epoch, self.step, self.order = progress["epoch"], progress["step"], progress["order"]
         self.seconds, self.curve, self.started = progress["seconds"], progress["curve"], progress["started"]
         self.best, self.last = progress["best"], progress["last"]
