@@ -140,7 +140,7 @@ def test_what_is_asked_is_asked_again_of_open_last_blocks():
     more = [made("wikitext-2-small", *key, ours, last=False) for key, ours in opened.items()]
     rows = families([*small(), *more])
     assert set(rows) == {"wikitext-2-small"}
-    assert [row.words for row in rows["wikitext-2-small"]][-2:] == ["shallow", "shallow last block open"]
+    assert [row.words for row in rows["wikitext-2-small"]][-2:] == ["shallow", "shallow, last block open"]
     found = demands_table("wikitext-2-small", rows["wikitext-2-small"]).rows
     assert [row[2] for row in found] == ["yes", "yes", "no", "yes", "yes", "yes", "not run", "yes"]
     assert found[4][1] == "180.0, 200.0, 220.0, 240.0"
@@ -166,7 +166,7 @@ def test_tuned_settings_of_both_placements_stand_in_one_table_and_are_judged_tog
         "backprop",
         "DFA macro, at the logits, last block open",
         "DFA micro, before the vocabulary",
-        "shallow last block open",
+        "shallow, last block open",
     ]
     assert [row[1:] for row in demands.rows] == [
         ("160.0, 200.0, 300.0, 600.0", "yes"),
@@ -222,9 +222,16 @@ def test_pictures_are_of_perplexity_and_alignment():
         assert line.get_ydata().tolist() == [180.0, 90.0]
         panels = [axes for axes in found["wikitext-2-small-alignment"].axes if axes.get_images()]
         assert [axes.get_title() for axes in panels] == [
-            "DFA macro, before the vocabulary", "DFA macro, at the logits", "DFA micro, before the vocabulary",
+            "DFA macro\nbefore the vocabulary", "DFA macro\nat the logits", "DFA micro\nbefore the vocabulary",
         ]  # fmt: skip
         assert panels[2].get_images()[0].get_array().shape == (6, 3)
+
+
+def test_no_two_rows_look_alike():
+    runs = [*small(), made("wikitext-2-small", "shallow", "", "", 280.0, last=False)]
+    (curves,) = dict(lm_pictures(runs))["wikitext-2-small-perplexity"].axes
+    looks = [(line.get_color(), line.get_linestyle(), line.get_marker()) for line in curves.get_lines()]
+    assert len(set(looks)) == len(looks) == 6
 
 
 def test_backprop_alone_has_no_picture_of_alignment():

@@ -47,7 +47,7 @@ def curves(rows: Family, stacked: bool = False) -> Figure:
         figure, (axes,) = panels(1, stacked, height=3.4 + LEGEND_LINE * len(rows))
         looks = cycle(zip(SHADES, MARKS, strict=True))
         for row, runs in rows.items():
-            color, mark = next(looks) if row.points else (style(full_name(row.rule))["color"], "")
+            color, mark = next(looks) if row.points else (style(full_name(row.rule))["color"], "x" if row.more else "")
             line = "--" if row.points == "macro" else "-." if row.points else style(full_name(row.rule))["linestyle"]
             seen = _by_step(runs)
             millions = [step / 1e6 for step in seen]
@@ -84,7 +84,7 @@ def alignment(rows: Family, stacked: bool = False) -> Figure | None:
         return None
     most = max(len(_cosines(runs)[1]) for runs in measured.values())
     with mpl.rc_context({**SETTINGS, "axes.grid": False}):
-        figure, grid = panels(len(measured), stacked, height=2.2 + 0.22 * most, columns=2)
+        figure, grid = panels(len(measured), stacked, height=2.4 + 0.22 * most, columns=2)
         for axes, (row, runs) in zip(grid, measured.items(), strict=True):
             image = _map(axes, row, runs)
         figure.colorbar(image, ax=grid, label="cosine", shrink=0.9)
@@ -94,14 +94,15 @@ def alignment(rows: Family, stacked: bool = False) -> Figure | None:
 def _map(axes: Axes, row: Row, runs: Sequence[Run]) -> mpl.image.AxesImage:
     steps, points, cosines = _cosines(runs)
     image = axes.imshow(cosines, cmap="RdBu", vmin=-1, vmax=1, aspect="auto", origin="lower", interpolation="nearest")
-    axes.set_title(row.words)
+    axes.set_title(row.words.replace(", ", "\n", 1))  # on two lines: panels are narrow
     axes.set_xlabel("step")
     axes.set_xticks(range(len(steps)), [f"{step:,}" for step in steps], rotation=45)
     axes.set_yticks(range(len(points)), points)
     for i, j in np.ndindex(cosines.shape):
         if not np.isnan(cosines[i, j]):
+            words = f"{cosines[i, j]:.2f}".replace("-0.00", "0.00")
             dark = abs(cosines[i, j]) > 0.6
-            axes.text(j, i, f"{cosines[i, j]:.2f}", ha="center", va="center", fontsize=7, color="w" if dark else "k")
+            axes.text(j, i, words, ha="center", va="center", fontsize=7, color="w" if dark else "k")
     return image
 
 

@@ -36,8 +36,8 @@ class Row:
     @property
     def words(self) -> str:
         """What the row is, as tables and legends write it."""
-        parts = [self.points, WHERE.get(self.error, ""), self.more]
-        return " ".join([label(self.rule), ", ".join(part for part in parts if part)]).strip()
+        parts = [f"{label(self.rule)} {self.points}".strip(), WHERE.get(self.error, ""), self.more]
+        return ", ".join(part for part in parts if part)
 
     @property
     def published_as(self) -> str:
