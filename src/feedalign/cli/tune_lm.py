@@ -20,11 +20,11 @@ from feedalign.experiments.names import expand
 class TuneLm:
     """Find each rule's settings of a language model, with the same trials for every one, decided on validation text.
 
-    Learning rate, whether it falls, where a block normalises and a rate a block; and for rules that send an error to
-    points also where it is tapped, whether it is sent to the last block, and the gain of the feedback. The settings of
-    the preset are tried first, then others that Optuna proposes from one and the same seed. Writes what was chosen to
-    tuning.json. A stopped search goes on where it was. To use several CPU cores, give the same command several times at
-    once.
+    Learning rate, whether it falls, where a block normalises and a rate a block; for shallow training and rules that
+    send an error to points also whether the last block is cut off; and for the latter where the error is tapped, and
+    the gain of the feedback. The settings of the preset are tried first, then others that Optuna proposes from one and
+    the same seed. Writes what was chosen to tuning.json. A stopped search goes on where it was. To use several CPU
+    cores, give the same command several times at once.
 
     Example: feedalign tune lm --preset wikitext-2-small --rule bp dfa dkp grape --threads 1
 

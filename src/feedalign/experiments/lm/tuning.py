@@ -1,8 +1,8 @@
 """What is tried for language models: as many trials for every rule, from the same seed.
 
 All rules share the learning rate, whether it falls, where a block normalises, and how rates differ from block to block.
-Rules that send an error to points also choose where it is tapped, whether the last block is cut off from it, and the
-gain of their feedback; they get no more trials for it.
+Shallow training and rules that send an error to points also choose whether the last block is cut off from it; the
+latter choose where it is tapped, and the gain of their feedback, too. They get no more trials for it.
 """
 
 from collections.abc import Iterable
@@ -14,6 +14,7 @@ from feedalign.experiments.lm.config import Config
 from feedalign.experiments.lm.presets import preset, sends_targets, tuned_name, untuned_name
 from feedalign.experiments.lm.runs import LM
 from feedalign.experiments.models.transformer import Placement
+from feedalign.experiments.names import FLOOR, full_name
 from feedalign.experiments.studies import Logarithmic, Space, Study
 
 FIRST_SEED = 1_000
@@ -26,13 +27,14 @@ SHARED: Space = {
     "model.norm": ("post", "pre"),
     "block_rate": (0.5, 1.0, 2.0),
 }
-OF_POINTS: Space = {"error": ("hidden", "logits"), "last": (True, False), "feedback.gain": (1.0, 10.0)}
+OF_CUTS: Space = {"last": (True, False)}
+OF_POINTS: Space = {"error": ("hidden", "logits"), **OF_CUTS, "feedback.gain": (1.0, 10.0)}
 
 
 def space(config: Config) -> Space:
     """Return what may be tried under the rule of a configuration."""
     if not config.broadcasts:
-        return SHARED
+        return {**SHARED, **OF_CUTS} if full_name(config.rule) == FLOOR else SHARED
     taps: Space = {**OF_POINTS, "error": ("logits",)} if config.sends_targets else OF_POINTS
     return {**SHARED, **taps}
 
