@@ -1,6 +1,6 @@
 """What the commands that tune over several searches share: run them, show what came out, and keep it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,8 +10,8 @@ from feedalign.cli.progress import one_bar
 from feedalign.cli.train import cpu_threads
 from feedalign.experiments.files import write_atomically
 from feedalign.experiments.records import to_json
-from feedalign.experiments.studies import TUNING, Study, chosen, studies_table, tune
-from feedalign.experiments.tables import Table
+from feedalign.experiments.studies import TUNING, Study, chosen, tune
+from feedalign.experiments.study_tables import study_tables
 
 
 class Search(Protocol):
@@ -48,26 +48,20 @@ def require_some(trials: int, runs: int) -> None:
         raise UsageError(f"Expected at least one trial and run, found {trials} and {runs}.")
 
 
-def search(
-    command: Search,
-    found: Sequence[Study[Any]],
-    trials: int,
-    tables: Callable[[Mapping[str, Any]], Sequence[Table]] = lambda summary: [studies_table(summary)],
-) -> None:
+def search(command: Search, found: Sequence[Study[Any]], trials: int) -> None:
     """Run the trials that are left, print the tables of each summary, and keep what was chosen where that is asked for.
 
     Args:
         command: Its options.
         found: The searches.
         trials: Of each.
-        tables: Makes the tables of a summary.
     """
     left = sum(command.runs * max(0, trials - len(study.done())) for study in found)
     say(standard_error(), f"{len(found)} searches of {trials} trials; {left} runs are left")
     with cpu_threads(command.threads), one_bar(left) as progress:
         summaries = tune(found, root=command.data_root, progress=progress)
     console = standard_output()
-    show(console, [table for summary in summaries for table in tables(summary)])
+    show(console, [table for summary in summaries for table in study_tables(summary)])
     say(console, f"\nTrials and choices: {command.output}/*/{TUNING}")
     if command.keep is not None:
         write_atomically(command.keep, settings_text(chosen(command.output)).encode())

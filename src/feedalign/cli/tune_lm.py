@@ -10,7 +10,6 @@ from feedalign.cli.failures import UsageError
 from feedalign.cli.lm_options import Presets, Rules
 from feedalign.cli.options import Omitted
 from feedalign.cli.searches import require_some, search
-from feedalign.experiments.lm.search_tables import search_tables
 from feedalign.experiments.lm.tuning import studies
 from feedalign.experiments.models.transformer import Placement
 from feedalign.experiments.names import expand
@@ -64,4 +63,4 @@ class TuneLm:
             raise UsageError("Expected at least one rule, found none. Name some, such as --rule bp dfa.")
         options = {name: getattr(self, name) for name in ("points", "trials", "runs", "steps", "device")}
         found = studies(self.preset, expand(self.rule), self.output, **options)
-        search(self, found, self.trials, search_tables)
+        search(self, found, self.trials)

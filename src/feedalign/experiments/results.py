@@ -18,13 +18,15 @@ from feedalign.experiments.errors import RecordError
 from feedalign.experiments.files import write_atomically
 from feedalign.experiments.graph.tables import GRAPH, graph_tables, of_graphs, tuned_runs
 from feedalign.experiments.headlines import headlines
+from feedalign.experiments.lm.config import CHOSEN_BY
 from feedalign.experiments.lm.rows import LM
-from feedalign.experiments.lm.search_tables import search_tables, searches
 from feedalign.experiments.lm.tables import lm_tables
 from feedalign.experiments.nerf.plots import nerf_pictures
 from feedalign.experiments.nerf.tables import NERF, nerf_tables
-from feedalign.experiments.records import RECORD, Run, load_all
+from feedalign.experiments.records import RECORD, Run, load_all, read_json
 from feedalign.experiments.report import load_benches
+from feedalign.experiments.studies import TUNING
+from feedalign.experiments.study_tables import study_tables
 from feedalign.experiments.tables import Table, to_markdown
 from feedalign.experiments.theory import STUDIES, studied
 from feedalign.experiments.theory.claims import claims_table
@@ -176,7 +178,8 @@ def lm_searches(folder: Path) -> list[Table]:
     Raises:
         RecordError: There is none.
     """
-    found = [table for summary in searches(folder) for table in search_tables(summary)]
+    summaries = (read_json(file) for file in sorted(folder.rglob(TUNING)))
+    found = [table for one in summaries if one.get("chosen_by") == CHOSEN_BY for table in study_tables(one)]
     if not found:
         raise RecordError(
             f"Expected a search for a language model at or below {folder}, found none. `feedalign tune lm` makes one."

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any, Generic
 from feedalign.experiments import records
 from feedalign.experiments.errors import BusyError, DivergedError, RecordError
 from feedalign.experiments.files import exclusive, writable_folder
-from feedalign.experiments.names import label, rank
+from feedalign.experiments.names import rank
 from feedalign.experiments.progress import Progress, Silent
 from feedalign.experiments.records import SCHEMA, read_json, write_json
 from feedalign.experiments.runs import Experiment
 from feedalign.experiments.settings import with_settings
-from feedalign.experiments.tables import Table
 from feedalign.experiments.training import ConfigT
 
 if TYPE_CHECKING:  # only tuning needs it, and other commands must start without it
@@ -243,34 +242,3 @@ def chosen(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
     if not files:
         raise RecordError(f"Expected folders with a {TUNING} in {folder}, found none. `feedalign tune` makes some.")
     return {summary["name"]: summary["chosen"] for summary in map(read_json, files)}
-
-
-def _cell(found: Mapping[str, Any] | None, name: str) -> str:
-    if found is None:
-        return "not all tried"
-    return f"{found[name]:.4g}" if name in found else "-"
-
-
-def studies_table(summary: Mapping[str, Any]) -> Table:
-    """Return what tuning found, a row a rule: the chosen settings, and how all trials did on validation data."""
-    changed = list(summary["space"])
-    unit, scale = ("dB", 1) if summary["chosen_by"].endswith("_psnr") else ("%", 100)
-    rows = []
-    for rule, trials in summary["trials"].items():
-        reached = sorted(trial[summary["chosen_by"]] for trial in trials)
-        found = summary["chosen"].get(rule)
-        rows.append(
-            (
-                label(rule),
-                f"{len(trials)} of {summary['trials_per_rule']}",
-                *(_cell(found, name) for name in changed),
-                f"{scale * reached[-1]:.2f}",
-                f"{scale * reached[0]:.2f}",
-            )
-        )
-    figure = summary["chosen_by"].replace("_", " ")
-    return Table(
-        title=f"{summary['name']}: settings chosen by {figure}",
-        headings=("rule", "trials", *(name.partition(".")[2] for name in changed), f"best ({unit})", f"worst ({unit})"),
-        rows=tuple(rows),
-    )

@@ -16,6 +16,8 @@ from feedalign.experiments.optimisation import AdamConfig, PaceConfig
 from feedalign.rules import RULES, BroadcastRule
 
 Batching = Literal["shuffled", "streams"]
+CHOSEN_BY = "validation_likelihood"
+"""The figure that decides between epochs and between settings: one over the validation perplexity per token."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from feedalign.experiments.data.texts import TextData
 from feedalign.experiments.data.token_stream import TOKENIZER, TokenStream
 from feedalign.experiments.files import write_atomically
 from feedalign.experiments.lines import lean
-from feedalign.experiments.lm.config import Config
+from feedalign.experiments.lm.config import CHOSEN_BY, Config
 from feedalign.experiments.models.transformer import LanguageModel
 from feedalign.experiments.optimisation import OnPlateau
 from feedalign.experiments.progress import Progress
@@ -60,8 +60,8 @@ class LmTraining(Training[Config]):
     """
 
     experiment = "lm"
-    chosen_by = "validation_likelihood"
-    reported = ("train_loss", "validation_loss", "validation_perplexity", "validation_word_perplexity", chosen_by)
+    chosen_by = CHOSEN_BY
+    reported = ("train_loss", "validation_loss", "validation_perplexity", "validation_word_perplexity", CHOSEN_BY)
 
     def __init__(self, config: Config, data: TextData, directory: Path, progress: Progress) -> None:
         super().__init__(config, directory, progress, config.precision)

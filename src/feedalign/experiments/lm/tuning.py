@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from feedalign.experiments.lm.config import Config
+from feedalign.experiments.lm.config import CHOSEN_BY, Config
 from feedalign.experiments.lm.presets import preset, sends_targets, tuned_name, untuned_name
 from feedalign.experiments.lm.runs import LM
 from feedalign.experiments.models.transformer import Placement
@@ -19,7 +19,6 @@ from feedalign.experiments.studies import Logarithmic, Space, Study
 
 FIRST_SEED = 1_000
 """Of the runs of a trial. None of those that are reported is as large."""
-CHOSEN_BY = "validation_likelihood"
 RATES = Logarithmic(5e-4, 1e-2)
 SHARED: Space = {
     "optimiser.learning_rate": RATES,

@@ -1,12 +1,12 @@
-"""Tables of a search for the settings of a language model: what was chosen, and what came out with every value."""
+"""Tables of a search for settings: what was chosen, and what came out with every value."""
 
 import json
 
 import pytest
 
 from feedalign.experiments.errors import RecordError
-from feedalign.experiments.lm.search_tables import search_tables
 from feedalign.experiments.results import BLOCKS
+from feedalign.experiments.study_tables import study_tables
 
 SUMMARY = {
     "schema": 1,
@@ -29,21 +29,53 @@ SUMMARY = {
 }
 
 
+def decided_by(figure, *, space=SUMMARY["space"]):
+    """Return the summary as if another figure had decided."""
+    trials = {
+        rule: [{"settings": trial["settings"], figure: trial["validation_likelihood"]} for trial in its]
+        for rule, its in SUMMARY["trials"].items()
+    }
+    return {**SUMMARY, "chosen_by": figure, "space": space, "trials": trials}
+
+
 def test_trials_are_told_by_perplexity():
-    chosen, _ = search_tables(SUMMARY)
+    chosen, _ = study_tables(SUMMARY)
     assert chosen.headings == ("rule", "trials", "learning_rate", "norm", "gain", "best", "worst")
     assert chosen.rows[0] == ("backprop", "2 of 2", "0.001235", "post", "-", "50.0", "100.0")
     assert chosen.rows[1] == ("DFA", "1 of 2", *["not all tried"] * 3, "diverged", "diverged")
 
 
 def test_every_value_has_its_best_trial():
-    _, values = search_tables(SUMMARY)
+    _, values = study_tables(SUMMARY)
     assert values.headings == ("setting", "value", "backprop", "DFA")
     assert values.rows == (
         ("norm", "post", "50.0 (2)", "-"),
         ("norm", "pre", "-", "diverged (1)"),
         ("gain", "1.0", "-", "diverged (1)"),
     )
+    assert values.notes[0].startswith("Validation perplexity, and of how many trials.")
+
+
+@pytest.mark.parametrize(
+    ("figure", "title", "headings", "cells"),
+    [
+        ("validation_accuracy", "validation accuracy", ("best (%)", "worst (%)"), ("2.00", "1.00")),
+        ("validation_auc", "validation AUC", ("best (%)", "worst (%)"), ("2.00", "1.00")),
+        ("validation_psnr", "validation PSNR", ("best (dB)", "worst (dB)"), ("0.02", "0.01")),
+    ],
+)
+def test_every_figure_has_its_unit(figure, title, headings, cells):
+    chosen, values = study_tables(decided_by(figure))
+    assert chosen.title == f"x-tuned: settings chosen by {title}"
+    assert chosen.headings[-2:] == headings
+    assert chosen.rows[0][-2:] == cells
+    assert values.rows[0] == ("norm", "post", f"{cells[0]} (2)", "-")
+
+
+def test_a_search_without_lists_has_no_table_of_values():
+    rates = {"optimiser.learning_rate": SUMMARY["space"]["optimiser.learning_rate"]}
+    (chosen,) = study_tables(decided_by("validation_auc", space=rates))
+    assert chosen.headings == ("rule", "trials", "learning_rate", "best (%)", "worst (%)")
 
 
 def test_the_searches_of_other_experiments_are_left_out(tmp_path):
