@@ -179,12 +179,13 @@ def test_tuned_settings_of_both_placements_stand_in_one_table_and_are_judged_tog
 def test_optimisers_stand_side_by_side_with_the_published_order():
     found = {"noam": 150.0, "adam": 120.0, "beta2": 110.0, "plateau": 115.0}
     runs = [made(f"wikitext-2-small-{name}", "dfa", "macro", "hidden", ours) for name, ours in found.items()]
-    runs += [made("wikitext-2-small-noam", "bp", "", "", 70.0), *small()]
-    table = lm_tables(runs)[-1]
+    runs += [made("wikitext-2-small-noam", "bp", "", "", 70.0, seed) for seed in (0, 2)]
+    *others, table, tested = lm_tables([*runs, *small()])
+    assert [table.title for table in others] == [table.title for table in lm_tables(small())]  # none of their own
     assert table.title == "wikitext-2-small: validation perplexity by optimiser"
     assert table.headings == ("rule", *found, "from best to worst", "published")
     assert table.rows == (
-        ("backprop", "70.0", "-", "-", "-", "noam", "beta2, noam"),
+        ("backprop", "71.0 ± 12.7", "-", "-", "-", "noam", "beta2, noam"),
         (
             "DFA macro, before the vocabulary",
             *(f"{ours:.1f}" for ours in found.values()),
@@ -192,6 +193,17 @@ def test_optimisers_stand_side_by_side_with_the_published_order():
             "plateau, beta2, adam, noam",
         ),
     )
+    assert table.notes[0].endswith("here 1 or 2 of each run.")
+    assert tested.title == "wikitext-2-small: test perplexity by optimiser"
+    assert tested.headings == ("rule", *found, "from best to worst")
+    assert tested.rows[1][1:] == ("300.0", "240.0", "220.0", "230.0", "beta2, plateau, adam, noam")
+
+
+def test_one_optimiser_alone_has_a_table_like_any_preset():
+    runs = [made("wikitext-2-small-noam", "bp", "", "", 70.0), made("wikitext-2-small-noam", "shallow", "", "", 140.0)]
+    (table,) = lm_tables(runs)
+    assert table.title == "wikitext-2-small-noam: perplexity"
+    assert table.rows[1][:4] == ("shallow", "1", "140.0", "2.00")
 
 
 def test_short_table_has_a_row_a_tap_and_whatever_tuning_chose():
@@ -199,7 +211,8 @@ def test_short_table_has_a_row_a_tap_and_whatever_tuning_chose():
     opened += [made("wikitext-2-small", "shallow", "", "", 280.0, last=False)]
     tuned = [made("wikitext-2-small-tuned", "dfa", "", "", 95.0, tuned=TUNED)]
     tuned += [made("wikitext-2-small-micro-tuned", "dfa", "", "", 130.0, tuned=TUNED)]
-    table = headlines([*small(), *opened, *tuned])[-1]
+    optimisers = [made(f"wikitext-2-small-{name}", "bp", "", "", 70.0) for name in ("noam", "beta2")]
+    table = headlines([*small(), *opened, *tuned, *optimisers])[-1]
     assert table.title == "Language models: test perplexity"
     assert table.headings == ("configuration", "seeds", "backprop", "DFA macro", "DFA micro", "shallow")
     assert table.rows == (
@@ -208,7 +221,7 @@ def test_short_table_has_a_row_a_tap_and_whatever_tuning_chose():
         ("wikitext-2-small, at the logits", "1", "180.0", "288.0", "-", "600.0"),
         ("wikitext-2-small-tuned", "1", "-", "190.0", "260.0", "-"),
     )
-    assert headlines([]) == []
+    assert headlines([]) == headlines(optimisers) == []
 
 
 def test_pictures_are_of_perplexity_and_alignment():

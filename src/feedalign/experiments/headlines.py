@@ -8,7 +8,6 @@ from feedalign.experiments.ctr.cells import of_clicks
 from feedalign.experiments.ctr.presets import DATA, cell
 from feedalign.experiments.ctr.tables import ROWS
 from feedalign.experiments.graph.presets import AUTOENCODER, CITATIONS
-from feedalign.experiments.lm.rows import LM
 from feedalign.experiments.lm.tables import short_table
 from feedalign.experiments.names import label, short_name
 from feedalign.experiments.nerf.tables import of_scenes
@@ -68,8 +67,8 @@ def headlines(runs: Sequence[Run]) -> list[Table]:
     """Return the table of each family that there are runs of, a row a configuration."""
     found = [(headline, [run for run in runs if headline.of(run)]) for headline in HEADLINES]
     tables = [_table(headline, its) for headline, its in found if its]
-    texts = [run for run in runs if run.record.experiment == LM]
-    return [*tables, *([short_table(texts)] if texts else [])]
+    texts = short_table(runs)
+    return [*tables, *([texts] if texts.rows else [])]
 
 
 def _table(headline: Headline, runs: Sequence[Run]) -> Table:

@@ -15,6 +15,8 @@ from feedalign.experiments.records import Run
 from feedalign.experiments.tables import Table, interval
 
 NONE = "-"
+STUDIED = {row: f"{SMALL_NAME}-{row}" for row in SMALL_ROWS}
+"""The presets of the small model with the published optimisers."""
 SHORT = (("bp", ""), ("dfa", "macro"), ("dfa", "micro"), ("shallow", ""))
 """Rules and placements of the short table."""
 NOTE = (
@@ -32,25 +34,32 @@ def published() -> dict[str, Any]:
 
 
 def lm_tables(runs: Sequence[Run]) -> list[Table]:
-    """Return every table that the runs of language models give."""
+    """Return every table that the runs of language models give. Several optimisers of the small model share theirs."""
     found = []
     everything = families(runs)
-    studied = {row: everything[f"{SMALL_NAME}-{row}"] for row in SMALL_ROWS if f"{SMALL_NAME}-{row}" in everything}
+    studied = {row: everything[name] for row, name in STUDIED.items() if name in everything}
+    together = {STUDIED[row] for row in studied} if len(studied) > 1 else set()
     for name, rows in everything.items():
+        if name in together:
+            continue
         found.append(perplexity_table(name, rows))
         if name in (SMALL_NAME, tuned_name(SMALL_NAME)):
             found.append(demands_table(name, rows))
         if aligned := {row: its for row, its in rows.items() if any(run.record.alignment for run in its)}:
             found.append(alignment_table(name, aligned))
-    return [*found, *([optimiser_table(studied)] if studied else [])]
+    return [*found, *(optimiser_tables(studied) if together else [])]
 
 
 def short_table(runs: Sequence[Run]) -> Table:
-    """Return test perplexities, a row a preset and tap: backprop, DFA at both placements, shallow."""
+    """Return test perplexities, a row a preset and tap: backprop, DFA at both placements, shallow.
+
+    The optimisers of the small model are left out.
+    """
+    of_settings = {name: rows for name, rows in families(runs).items() if name not in STUDIED.values()}
     return Table(
         title="Language models: test perplexity",
         headings=("configuration", "seeds", *(" ".join([label(rule), points]).strip() for rule, points in SHORT)),
-        rows=tuple(cells for name, rows in families(runs).items() for cells in _short_rows(name, rows)),
+        rows=tuple(cells for name, rows in of_settings.items() for cells in _short_rows(name, rows)),
         notes=(f"{INTERVAL_NOTE}, where there are several; the evaluation with the best validation perplexity.",),
     )
 
@@ -72,32 +81,39 @@ def _short_rows(name: str, rows: Family) -> Iterator[tuple[str, ...]]:
         )
 
 
-def optimiser_table(studied: Mapping[str, Family]) -> Table:
-    """Return the small model's validation perplexity, a column an optimiser, and which order they are in.
+def optimiser_tables(studied: Mapping[str, Family]) -> list[Table]:
+    """Return the small model's perplexities on validation and on test text, a column an optimiser, and their order.
 
     Args:
         studied: Runs by optimiser and row.
     """
+    counts = sorted({len(its) for rows in studied.values() for its in rows.values()})
+    seeds = f"{INTERVAL_NOTE}, where there are several; here {' or '.join(map(str, counts))} of each run."
+    order = f"Published: the order at full size, {published()['source']}."
+    return [
+        _by_optimiser(studied, "validation", (seeds, "The evaluation with the best validation perplexity.", order)),
+        _by_optimiser(studied, "test", (seeds, "The evaluation with the best validation perplexity.")),
+    ]
+
+
+def _by_optimiser(studied: Mapping[str, Family], text: str, notes: tuple[str, ...]) -> Table:
     cells = []
     for row in sorted({row for rows in studied.values() for row in rows}):
-        ours = {name: figure(rows[row], "validation_perplexity") for name, rows in studied.items() if row in rows}
+        ours = {name: figure(rows[row], f"{text}_perplexity") for name, rows in studied.items() if row in rows}
         theirs = {name: its[row.published_as] for name, its in _theirs().items() if row.published_as in its}
         cells.append(
             (
                 row.words,
                 *(ours[name].text(1) if name in ours else NONE for name in studied),
                 _order({name: found.mean for name, found in ours.items()}),
-                _order(theirs),
+                *([_order(theirs)] if text == "validation" else []),  # no figure of test text was published
             )
         )
     return Table(
-        title=f"{SMALL_NAME}: validation perplexity by optimiser",
-        headings=("rule", *studied, "from best to worst", "published"),
+        title=f"{SMALL_NAME}: {text} perplexity by optimiser",
+        headings=("rule", *studied, "from best to worst", *(["published"] if text == "validation" else [])),
         rows=tuple(cells),
-        notes=(
-            f"{INTERVAL_NOTE}, where there are several.",
-            f"Published: the order at full size, {published()['source']}.",
-        ),
+        notes=notes,
     )
 
 
