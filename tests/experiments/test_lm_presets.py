@@ -116,6 +116,31 @@ def test_tuned_preset_has_what_was_chosen():
     assert config.optimiser.learning_rate == 0.004
 
 
+def test_tap_and_last_block_that_are_asked_for_take_the_place_of_those_that_were_chosen():
+    chosen = {
+        "python-small-tuned": {
+            "dfa": {"error": "logits", "last": True, "optimiser.learning_rate": 0.004},
+            "shallow": {"last": True},
+        }
+    }
+    config = preset("python-small-tuned", "dfa", error="hidden", last=False, tuned=chosen)
+    assert (config.name, config.error, config.last) == ("python-small-tuned-macro-hidden-open", "hidden", False)
+    assert config.optimiser.learning_rate == 0.004
+    assert preset("python-small-tuned", "dfa", error="logits", tuned=chosen).name == "python-small-tuned"
+    assert preset("python-small-tuned", "shallow", last=False, tuned=chosen).name == "python-small-tuned-open"
+
+
+def test_settings_tuned_for_other_points_are_refused():
+    with pytest.raises(
+        ExperimentError, match=r"Expected points macro for python-small-tuned.*--preset python-small-micro-tuned"
+    ):
+        preset("python-small-tuned", "dfa", points="micro", tuned={"python-small-tuned": {"dfa": {}}})
+    with pytest.raises(
+        ExperimentError, match=r"Expected points micro for .* found macro\. Do: --preset python-small-tuned"
+    ):
+        preset("python-small-micro-tuned", "dfa", points="macro", tuned={"python-small-micro-tuned": {"dfa": {}}})
+
+
 def test_points_behind_every_sub_layer_are_tuned_apart(tmp_path):
     found = study("python-small", "dfa", tmp_path, points="micro")
     assert (found.config.name, found.config.points) == ("python-small-micro-tuned", "micro")

@@ -176,6 +176,19 @@ def test_tuned_settings_of_both_placements_stand_in_one_table_and_are_judged_tog
     ]
 
 
+def test_another_tap_than_was_chosen_stands_beside_it_and_is_judged_too():
+    found = (("bp", "", 80.0), ("dfa", "", 100.0), ("dfa", "hidden", 112.0))
+    runs = [
+        made("wikitext-2-small-tuned", *one[:1], "macro" * bool(one[1]), one[1], one[2], tuned=TUNED) for one in found
+    ]
+    perplexities, demands, *_ = lm_tables(runs)
+    assert [row[0] for row in perplexities.rows][1:] == [
+        "DFA macro, before the vocabulary, last block open",
+        "DFA macro, at the logits, last block open",
+    ]
+    assert [row[1:] for row in demands.rows[1:3]] == [("1.40", "no"), ("1.25", "yes")]
+
+
 def test_optimisers_stand_side_by_side_with_the_published_order():
     found = {"noam": 150.0, "adam": 120.0, "beta2": 110.0, "plateau": 115.0}
     runs = [made(f"wikitext-2-small-{name}", "dfa", "macro", "hidden", ours) for name, ours in found.items()]
@@ -211,6 +224,7 @@ def test_short_table_has_a_row_a_tap_and_whatever_tuning_chose():
     opened += [made("wikitext-2-small", "shallow", "", "", 280.0, last=False)]
     tuned = [made("wikitext-2-small-tuned", "dfa", "", "", 95.0, tuned=TUNED)]
     tuned += [made("wikitext-2-small-micro-tuned", "dfa", "", "", 130.0, tuned=TUNED)]
+    tuned += [made("wikitext-2-small-tuned", "dfa", "macro", "hidden", 99.0, tuned=TUNED)]  # not the tap it chose
     optimisers = [made(f"wikitext-2-small-{name}", "bp", "", "", 70.0) for name in ("noam", "beta2")]
     table = headlines([*small(), *opened, *tuned, *optimisers])[-1]
     assert table.title == "Language models: test perplexity"

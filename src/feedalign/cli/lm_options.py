@@ -8,7 +8,7 @@ import tyro
 
 from feedalign.cli.failures import UsageError
 from feedalign.cli.options import RULE_NAMES
-from feedalign.experiments.lm.presets import PRESETS, TUNED, sends
+from feedalign.experiments.lm.presets import PRESETS, sends
 from feedalign.experiments.models.transformer import Placement, Tap
 from feedalign.experiments.names import expand
 
@@ -26,22 +26,23 @@ class Sent:
 
 
 def sent(
-    preset: str, rules: Words, points: tuple[Placement, ...], errors: tuple[Tap, ...], last: bool
+    rules: Words, points: tuple[Placement, ...] | None, errors: tuple[Tap, ...] | None, open_last: bool
 ) -> Iterator[Sent]:
     """Yield what is to be compared under a preset: rules that send an error to points once for each placement and tap.
+
+    What is not asked for is left to the preset.
 
     Raises:
         UsageError: There is no rule, placement or tap.
         ValueError: There is no rule of some name.
     """
-    if not rules or not points or not errors:
+    if not rules or points == () or errors == ():
         raise UsageError("Expected at least one rule, placement and tap, found none. Do: --rule bp dfa shallow.")
+    last = False if open_last else None
     for rule in expand(rules):
-        if preset.endswith(TUNED):
-            yield Sent(rule, {})
-        elif not sends(rule):
+        if not sends(rule):
             yield Sent(rule, {"last": last})
-        else:
-            for place in points:
-                for error in errors:
-                    yield Sent(rule, {"points": place, "error": error, "last": last})
+            continue
+        for place in points or (None,):
+            for error in errors or (None,):
+                yield Sent(rule, {"points": place, "error": error, "last": last})

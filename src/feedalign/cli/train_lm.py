@@ -57,7 +57,8 @@ class TrainLm:
         preset: Settings by name.
         rule: Learning rules.
         points: Where the backward pass is cut: behind every block (macro), or every sub-layer of it (micro).
-        error: Where the error is tapped: before the projection to the vocabulary (hidden), or behind it (logits).
+        error: Where the error is tapped: before the projection to the vocabulary (hidden), or behind it (logits). In
+            tuned settings it takes the place of the tap that was chosen with them; all else stays.
         open_last: Do not cut behind the last block: it learns from the error itself.
         seeds: Runs per rule, with the seeds 0, 1, 2, ...
         first_seed: Start counting the seeds here.
@@ -83,8 +84,8 @@ class TrainLm:
 
     preset: Presets = ("python-small",)
     rule: Rules = ("bp", "dfa", "shallow")
-    points: Annotated[tuple[Placement, ...], tyro.conf.arg(metavar="{macro,micro} ...")] = ("macro",)
-    error: Annotated[tuple[Tap, ...], tyro.conf.arg(metavar="{hidden,logits} ...")] = ("hidden",)
+    points: Annotated[OfPreset[tuple[Placement, ...]], tyro.conf.arg(metavar="{macro,micro} ...")] = None
+    error: Annotated[OfPreset[tuple[Tap, ...]], tyro.conf.arg(metavar="{hidden,logits} ...")] = None
     open_last: bool = False
     seeds: int = 1
     first_seed: int = 0
@@ -141,7 +142,7 @@ class TrainLm:
             self.changed(preset(name, one.rule, seed, tuned=tuned, **one.options))
             for name in self.preset
             for seed in range(self.first_seed, self.first_seed + self.seeds)
-            for one in sent(name, self.rule, self.points, self.error, not self.open_last)
+            for one in sent(self.rule, self.points, self.error, self.open_last)
         ]
 
     def changed(self, config: Config) -> Config:

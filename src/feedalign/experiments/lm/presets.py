@@ -156,11 +156,11 @@ def preset(
         points: Where the backward pass is cut; by default as the preset has it. Of no account to rules without points.
         error: Where the error is tapped, likewise.
         last: Whether the output of the last block is a point too, likewise.
-        tuned: What tuning chose, by preset and rule; by default what comes with the package. Tuned settings say
-            themselves where the error is tapped.
+        tuned: What tuning chose, by preset and rule; by default what comes with the package. Tap and last block were
+            chosen too, and what is asked for here takes their place.
 
     Raises:
-        ExperimentError: There is no preset of that name, or it was not tuned for that rule.
+        ExperimentError: There is no preset of that name, or it was not tuned for that rule or such points.
         ValueError: There is no rule of that name.
     """
     row = named(PRESETS, name)
@@ -171,13 +171,20 @@ def preset(
         given = {option: value for option, value in given.items() if option == "last" and full_name(rule) == FLOOR}
     config = replace(config, rule=rule, **given)
     if name.endswith(TUNED):
+        if config.points != row.config.points:
+            raise ExperimentError(
+                f"Expected points {row.config.points} for {name}, whose settings were tuned for them, found "
+                f"{config.points}. Do: --preset {tuned_name(name, config.points)}."
+            )
         found = (shipped() if tuned is None else tuned).get(name, {}).get(config.rule)
         if found is None:
             raise ExperimentError(
                 f"Expected settings of {config.rule} for {name}, found none: it was not tuned. Do tune it first: "
                 f"`feedalign tune lm --preset {untuned_name(name)} --rule {config.rule} --points {config.points}`."
             )
-        return with_settings(replace(config, name=name), found)
+        config = with_settings(replace(config, name=name), found)
+        asked_for = replace(config, **given)
+        return config if asked_for == config else replace(asked_for, name=cell(name, asked_for))
     config = replace(config, name=cell(name, config))
     return with_settings(config, row.rules.get(config.rule) or row.rules.get("dfa") or {})
 

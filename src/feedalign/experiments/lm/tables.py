@@ -66,6 +66,8 @@ def short_table(runs: Sequence[Run]) -> Table:
 
 def _short_rows(name: str, rows: Family) -> Iterator[tuple[str, ...]]:
     tuned = name.endswith(TUNED)  # Tuning chooses tap and last block for each placement by itself.
+    if tuned:  # A run with another tap than was chosen has a name that goes on.
+        rows = {row: its for row, its in rows.items() if its[0].record.name.endswith(TUNED)}
     kinds = set() if tuned else {(row.error, row.more) for row in rows if row.points}
     for error, more in sorted(kinds) or [("", "")]:
         beside = {
