@@ -155,6 +155,17 @@ def test_points_behind_every_sub_layer_are_tuned_apart(tmp_path):
         preset("python-small-micro-tuned", "dfa", tuned={})
 
 
+@pytest.mark.parametrize("points", ["macro", "micro"])
+def test_settings_of_the_preset_are_tried_first_and_then_with_the_last_block_open(points, tmp_path):
+    found = {rule: study("wikitext-2-small", rule, tmp_path, points=points) for rule in ("bp", "dfa", "shallow")}
+    for rule, one in found.items():
+        own, *more = one.first
+        assert own.keys() == one.space.keys()
+        assert one.trial(own, 7) == replace(one.config, seed=7)  # tuning changes nothing there
+        assert more == ([] if rule == "bp" else [{**own, "last": False}])
+    assert found["dfa"].first[0]["last"] is True
+
+
 def test_rules_have_equal_budgets_and_share_what_they_can(tmp_path):
     found = {rule: study("wikitext-2-small", rule, tmp_path) for rule in ("bp", "dfa", "dkp", "drtp", "shallow")}
     assert len({(one.trials, one.seeds, one.config.every, one.config.epochs) for one in found.values()}) == 1

@@ -21,9 +21,9 @@ class TuneLm:
 
     Learning rate, whether it falls, where a block normalises and a rate a block; for shallow training and rules that
     send an error to points also whether the last block is cut off; and for the latter where the error is tapped, and
-    the gain of the feedback. The settings of the preset are tried first, then others that Optuna proposes from one and
-    the same seed. Writes what was chosen to tuning.json. A stopped search goes on where it was. To use several CPU
-    cores, give the same command several times at once.
+    the gain of the feedback. The settings of the preset are tried first, then the same with the last block open, then
+    others that Optuna proposes from one and the same seed. Writes what was chosen to tuning.json. A stopped search goes
+    on where it was. To use several CPU cores, give the same command several times at once.
 
     Example: feedalign tune lm --preset wikitext-2-small --rule bp dfa dkp grape --threads 1
 

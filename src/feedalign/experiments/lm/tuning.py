@@ -49,7 +49,9 @@ def study(
     steps: int | None = None,
     device: str = "cpu",
 ) -> Study[Config]:
-    """Return what is tried for a preset under a rule. Its own settings come first.
+    """Return what is tried for a preset under a rule.
+
+    Its own settings come first and then, where the last block may be left open, the same with that.
 
     Args:
         name: Of a preset.
@@ -76,11 +78,12 @@ def study(
         alignment=0,  # nothing is decided by it
     )
     tried = space(config)
+    own = {dotted: _setting(config, dotted) for dotted in tried}
     return Study(
         experiment=LM,
         config=config,
         space=tried,
-        first=[{dotted: _setting(config, dotted) for dotted in tried}],
+        first=[own, *([{**own, "last": False}] if "last" in own else [])],
         trials=trials,
         seeds=tuple(FIRST_SEED + number for number in range(runs)),
         chosen_by=CHOSEN_BY,
