@@ -15,6 +15,7 @@ SUMMARY = {
     "space": {
         "optimiser.learning_rate": {"type": "Logarithmic", "low": 1e-4, "high": 1e-2},
         "model.norm": ["post", "pre"],
+        "schedule.name": ["constant"],
         "feedback.gain": [1.0],
     },
     "trials_per_rule": 2,
@@ -40,9 +41,9 @@ def decided_by(figure, *, space=SUMMARY["space"]):
 
 def test_trials_are_told_by_perplexity():
     chosen, _ = study_tables(SUMMARY)
-    assert chosen.headings == ("rule", "trials", "learning_rate", "norm", "gain", "best", "worst")
-    assert chosen.rows[0] == ("backprop", "2 of 2", "0.001235", "post", "-", "50.0", "100.0")
-    assert chosen.rows[1] == ("DFA", "1 of 2", *["not all tried"] * 3, "diverged", "diverged")
+    assert chosen.headings == ("rule", "trials", "learning_rate", "norm", "schedule", "gain", "best", "worst")
+    assert chosen.rows[0] == ("backprop", "2 of 2", "0.001235", "post", "-", "-", "50.0", "100.0")
+    assert chosen.rows[1] == ("DFA", "1 of 2", *["not all tried"] * 4, "diverged", "diverged")
 
 
 def test_every_value_has_its_best_trial():
@@ -51,6 +52,7 @@ def test_every_value_has_its_best_trial():
     assert values.rows == (
         ("norm", "post", "50.0 (2)", "-"),
         ("norm", "pre", "-", "diverged (1)"),
+        ("schedule", "constant", "-", "-"),
         ("gain", "1.0", "-", "diverged (1)"),
     )
     assert values.notes[0].startswith("Validation perplexity, and of how many trials.")

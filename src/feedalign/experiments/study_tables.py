@@ -78,7 +78,8 @@ def shown(decided: str, reached: float) -> str:
 
 
 def _short(name: str) -> str:
-    return name.rpartition(".")[2]
+    """Return the last part of a dotted name, and that before it where the last part says nothing."""
+    return name.removesuffix(".name").rpartition(".")[2]
 
 
 def _setting(found: Mapping[str, Any] | None, name: str) -> str:
