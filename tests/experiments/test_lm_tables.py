@@ -177,9 +177,10 @@ def test_tuned_settings_of_both_placements_stand_in_one_table_and_are_judged_tog
 
 
 def test_another_tap_than_was_chosen_stands_beside_it_and_is_judged_too():
-    found = (("bp", "", 80.0), ("dfa", "", 100.0), ("dfa", "hidden", 112.0))
     runs = [
-        made("wikitext-2-small-tuned", *one[:1], "macro" * bool(one[1]), one[1], one[2], tuned=TUNED) for one in found
+        made("wikitext-2-small-tuned", "bp", "", "", 80.0, tuned=TUNED),
+        made("wikitext-2-small-tuned", "dfa", "", "", 100.0, tuned=TUNED),
+        made("wikitext-2-small-tuned", "dfa", "macro", "hidden", 112.0, tuned=TUNED),
     ]
     perplexities, demands, *_ = lm_tables(runs)
     assert [row[0] for row in perplexities.rows][1:] == [

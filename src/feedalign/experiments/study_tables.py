@@ -18,7 +18,7 @@ def study_tables(summary: Mapping[str, Any]) -> list[Table]:
 def trials_table(summary: Mapping[str, Any]) -> Table:
     """Return what a search found, a row a rule: the chosen settings, and how all trials did on validation data."""
     decided, changed = summary["chosen_by"], list(summary["space"])
-    what, unit = figure(decided)
+    what, unit = _figure(decided)
     rows = []
     for rule, trials in summary["trials"].items():
         reached = sorted(trial[decided] for trial in trials)
@@ -28,8 +28,8 @@ def trials_table(summary: Mapping[str, Any]) -> Table:
                 label(rule),
                 f"{len(trials)} of {summary['trials_per_rule']}",
                 *(_setting(found, name) for name in changed),
-                shown(decided, reached[-1]),
-                shown(decided, reached[0]),
+                _shown(decided, reached[-1]),
+                _shown(decided, reached[0]),
             )
         )
     return Table(
@@ -42,7 +42,7 @@ def trials_table(summary: Mapping[str, Any]) -> Table:
 def values_table(summary: Mapping[str, Any]) -> Table:
     """Return the best trial with every value that was tried, a column a rule. Numbers out of a range are left out."""
     decided, trials = summary["chosen_by"], summary["trials"]
-    what, unit = figure(decided)
+    what, unit = _figure(decided)
     rows = [
         (_short(name), str(value), *(_best_with(decided, its, name, value) for its in trials.values()))
         for name, values in summary["space"].items()
@@ -62,7 +62,7 @@ def values_table(summary: Mapping[str, Any]) -> Table:
     )
 
 
-def figure(decided: str) -> tuple[str, str]:
+def _figure(decided: str) -> tuple[str, str]:
     """Return how a figure that decides is called in tables, and its unit behind a space, if any."""
     name = decided.replace("_", " ")
     if decided.endswith("_likelihood"):
@@ -70,7 +70,7 @@ def figure(decided: str) -> tuple[str, str]:
     return name.replace("auc", "AUC").replace("psnr", "PSNR"), " (dB)" if decided.endswith("_psnr") else " (%)"
 
 
-def shown(decided: str, reached: float) -> str:
+def _shown(decided: str, reached: float) -> str:
     """Return a figure that decides as tables show it: a likelihood per token as its reciprocal, the perplexity."""
     if decided.endswith("_likelihood"):
         return f"{1 / reached:.1f}" if reached > 0 else "diverged"
@@ -91,4 +91,4 @@ def _setting(found: Mapping[str, Any] | None, name: str) -> str:
 
 def _best_with(decided: str, trials: Sequence[Mapping[str, Any]], name: str, value: Any) -> str:
     reached = [trial[decided] for trial in trials if trial["settings"].get(name) == value]
-    return f"{shown(decided, max(reached))} ({len(reached)})" if reached else NONE
+    return f"{_shown(decided, max(reached))} ({len(reached)})" if reached else NONE
