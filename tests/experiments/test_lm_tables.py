@@ -199,7 +199,7 @@ def test_optimisers_stand_side_by_side_with_the_published_order():
     assert table.title == "wikitext-2-small: validation perplexity by optimiser"
     assert table.headings == ("rule", *found, "from best to worst", "published")
     assert table.rows == (
-        ("backprop", "71.0 ± 12.7", "-", "-", "-", "noam", "beta2, noam"),
+        ("backprop", "71.0 ± 12.7", "-", "-", "-", "-", "beta2, noam"),
         (
             "DFA macro, before the vocabulary",
             *(f"{ours:.1f}" for ours in found.values()),
@@ -253,6 +253,22 @@ def test_pictures_are_of_perplexity_and_alignment():
             "DFA macro\nbefore the vocabulary", "DFA macro\nat the logits", "DFA micro\nbefore the vocabulary",
         ]  # fmt: skip
         assert panels[2].get_images()[0].get_array().shape == (6, 3)
+
+
+def test_optimisers_share_a_picture_with_a_panel_a_rule():
+    runs = [made(f"wikitext-2-small-{name}", "dfa", "macro", "hidden", 100.0) for name in ("noam", "beta2", "radam")]
+    runs += [made("wikitext-2-small-beta2", "bp", "", "", 70.0, seed) for seed in (0, 1)]
+    for stacked in (False, True):
+        found = dict(lm_pictures([*runs, *small()], stacked))
+        assert list(found)[-1] == "wikitext-2-small-optimisers"
+        assert list(found)[:-1] == list(dict(lm_pictures(small())))  # none of their own
+        backprop, macro = found["wikitext-2-small-optimisers"].axes
+        assert (backprop.get_title(), macro.get_title()) == ("backprop", "DFA macro, before the vocabulary")
+        assert [line.get_label() for line in macro.get_lines()] == ["noam", "beta2", "radam"]
+        (line,) = backprop.get_lines()
+        assert (line.get_label(), line.get_color()) == ("beta2", macro.get_lines()[1].get_color())
+        assert len(backprop.collections) == 1  # the range between two seeds
+    assert list(dict(lm_pictures(runs[:1]))) == ["wikitext-2-small-noam-perplexity", "wikitext-2-small-noam-alignment"]
 
 
 def test_no_two_rows_look_alike():

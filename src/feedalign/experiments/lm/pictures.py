@@ -1,37 +1,44 @@
-"""Pictures of language models: perplexity over training, and which layers align, and when."""
+"""Pictures of language models: perplexity over training, by rule and by optimiser, and which layers align, and when."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle
 from statistics import fmean
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from feedalign.experiments.lm.rows import Family, Row, families
+from feedalign.experiments.lm.presets import SMALL_NAME
+from feedalign.experiments.lm.rows import STUDIED, Family, Row, families, studied
 from feedalign.experiments.lm.tables import place
 from feedalign.experiments.names import full_name
-from feedalign.experiments.panels import LEGEND_LINE, logarithmic, panels
+from feedalign.experiments.panels import LEGEND_LINE, labelled, logarithmic, panels
 from feedalign.experiments.records import Run
 from feedalign.experiments.styles import SETTINGS, style
 
 SHADES = ("#D55E00", "#E69F00", "#CC79A7", "#009E73", "#56B4E9", "#000000")
 MARKS = ("o", "s", "^", "v", "D", "P")
+OVER_TRAINING = "validation perplexity over training. Mean over seeds; the band is the range between them."
 
 
 def lm_pictures(runs: Sequence[Run], stacked: bool = False) -> Iterator[tuple[str, Figure]]:
     """Yield the pictures of every preset of which there are runs, by the name of a file.
 
+    Several optimisers of the small model share one.
+
     Args:
         runs: Of any experiment.
         stacked: Panels below each other (for a phone).
     """
-    for name, rows in families(runs).items():
+    everything = families(runs)
+    together = studied(everything)
+    for name, rows in everything.items():
+        if name in {STUDIED[row] for row in together}:
+            continue
         figure = curves(rows, stacked)
-        figure.set_label(
-            f"{name}: validation perplexity over training. Mean over seeds; the band is the range between them."
-        )
+        figure.set_label(f"{name}: {OVER_TRAINING}")
         yield f"{name}-perplexity", figure
         if (aligned := alignment(rows, stacked)) is not None:
             aligned.set_label(
@@ -39,6 +46,10 @@ def lm_pictures(runs: Sequence[Run], stacked: bool = False) -> Iterator[tuple[st
                 "bottom; the colour is the mean cosine over tokens and seeds."
             )
             yield f"{name}-alignment", aligned
+    if together:
+        figure = by_optimiser(together, stacked)
+        figure.set_label(f"{SMALL_NAME} by optimiser: {OVER_TRAINING} Each panel has a scale of its own.")
+        yield f"{SMALL_NAME}-optimisers", figure
 
 
 def curves(rows: Family, stacked: bool = False) -> Figure:
@@ -49,20 +60,47 @@ def curves(rows: Family, stacked: bool = False) -> Figure:
         for row, runs in rows.items():
             color, mark = next(looks) if row.points else (style(full_name(row.rule))["color"], "x" if row.more else "")
             line = "--" if row.points == "macro" else "-." if row.points else style(full_name(row.rule))["linestyle"]
-            seen = _by_step(runs)
-            millions = [step / 1e6 for step in seen]
-            axes.plot(
-                millions, [fmean(found) for found in seen.values()], label=row.words, color=color, linestyle=line,
-                marker=mark, markersize=4,
-            )  # fmt: skip
-            if any(len(found) > 1 for found in seen.values()):
-                low, high = [min(found) for found in seen.values()], [max(found) for found in seen.values()]
-                axes.fill_between(millions, low, high, color=color, alpha=0.18, linewidth=0)
-        logarithmic(axes)
-        axes.set_title("Validation perplexity")
-        axes.set_xlabel("tokens seen (millions)")
+            _draw(axes, runs, label=row.words, color=color, linestyle=line, marker=mark)
+        _finish(axes, "Validation perplexity")
         figure.legend(loc="outside lower center", handlelength=3.6)
     return figure
+
+
+def by_optimiser(together: Mapping[str, Family], stacked: bool = False) -> Figure:
+    """Return the same with a panel a rule and placement, and a line an optimiser.
+
+    Args:
+        together: Runs by optimiser and row.
+        stacked: Panels below each other (for a phone).
+    """
+    with mpl.rc_context(SETTINGS):
+        rows = sorted({row for family in together.values() for row in family})
+        figure, grid = panels(len(rows), stacked, height=3.0, columns=2)
+        for axes, row in zip(grid, rows, strict=True):
+            for name, color, mark in zip(together, SHADES, MARKS, strict=False):
+                if row in together[name]:
+                    _draw(axes, together[name][row], label=name, color=color, linestyle="-", marker=mark)
+            _finish(axes, row.words)
+        found = labelled(grid)
+        figure.legend(
+            [found[name] for name in together], together, loc="outside lower center", ncols=3, title="optimiser"
+        )
+    return figure
+
+
+def _draw(axes: Axes, runs: Sequence[Run], *, color: str, **line: Any) -> None:
+    seen = _by_step(runs)
+    millions = [step / 1e6 for step in seen]
+    axes.plot(millions, [fmean(found) for found in seen.values()], color=color, markersize=4, **line)
+    if any(len(found) > 1 for found in seen.values()):
+        low, high = [min(found) for found in seen.values()], [max(found) for found in seen.values()]
+        axes.fill_between(millions, low, high, color=color, alpha=0.18, linewidth=0)
+
+
+def _finish(axes: Axes, title: str) -> None:
+    logarithmic(axes)
+    axes.set_title(title)
+    axes.set_xlabel("tokens seen (millions)")
 
 
 def _by_step(runs: Sequence[Run]) -> dict[int, list[float]]:

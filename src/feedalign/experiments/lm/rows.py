@@ -1,10 +1,10 @@
 """The rows of the tables of language models: runs by preset, and by rule, placement and tap."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from feedalign.experiments.lm.presets import EMBEDDED, MICRO_TUNED, OPEN, sends, tuned_name
+from feedalign.experiments.lm.presets import EMBEDDED, MICRO_TUNED, OPEN, SMALL_NAME, SMALL_ROWS, sends, tuned_name
 from feedalign.experiments.names import label, rank, short_name
 from feedalign.experiments.records import Run
 from feedalign.experiments.tables import Interval, interval
@@ -13,6 +13,8 @@ LM = "lm"
 OPENED = "last block open"
 MARKS = {EMBEDDED: "embedding too", OPEN: OPENED}
 WHERE = {"hidden": "before the vocabulary", "logits": "at the logits"}
+STUDIED = {row: f"{SMALL_NAME}-{row}" for row in SMALL_ROWS}
+"""The presets of the small model with the published optimisers."""
 
 
 @dataclass(frozen=True, order=True)
@@ -78,6 +80,12 @@ def families(runs: Sequence[Run]) -> dict[str, Family]:
             name, row = family(run)
             found.setdefault(name, {}).setdefault(row, []).append(run)
     return {name: dict(sorted(rows.items(), key=lambda pair: pair[0].order)) for name, rows in found.items()}
+
+
+def studied(everything: Mapping[str, Family]) -> dict[str, Family]:
+    """Return the runs of the small model by optimiser, where there are several to compare; else nothing."""
+    found = {row: everything[name] for row, name in STUDIED.items() if name in everything}
+    return found if len(found) > 1 else {}
 
 
 def figure(runs: Sequence[Run], metric: str, group: str = "best") -> Interval:

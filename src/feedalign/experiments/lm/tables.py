@@ -8,15 +8,13 @@ from typing import Any
 
 from feedalign.experiments.accuracy_tables import INTERVAL_NOTE
 from feedalign.experiments.lm.demands import demands_table
-from feedalign.experiments.lm.presets import PAPER, SMALL_NAME, SMALL_ROWS, TUNED, tuned_name
-from feedalign.experiments.lm.rows import WHERE, Family, families, figure
+from feedalign.experiments.lm.presets import PAPER, SMALL_NAME, TUNED, tuned_name
+from feedalign.experiments.lm.rows import STUDIED, WHERE, Family, families, figure, studied
 from feedalign.experiments.names import label
 from feedalign.experiments.records import Run
 from feedalign.experiments.tables import Table, interval
 
 NONE = "-"
-STUDIED = {row: f"{SMALL_NAME}-{row}" for row in SMALL_ROWS}
-"""The presets of the small model with the published optimisers."""
 SHORT = (("bp", ""), ("dfa", "macro"), ("dfa", "micro"), ("shallow", ""))
 """Rules and placements of the short table."""
 NOTE = (
@@ -37,17 +35,16 @@ def lm_tables(runs: Sequence[Run]) -> list[Table]:
     """Return every table that the runs of language models give. Several optimisers of the small model share theirs."""
     found = []
     everything = families(runs)
-    studied = {row: everything[name] for row, name in STUDIED.items() if name in everything}
-    together = {STUDIED[row] for row in studied} if len(studied) > 1 else set()
+    together = studied(everything)
     for name, rows in everything.items():
-        if name in together:
+        if name in {STUDIED[row] for row in together}:
             continue
         found.append(perplexity_table(name, rows))
         if name in (SMALL_NAME, tuned_name(SMALL_NAME)):
             found.append(demands_table(name, rows))
         if aligned := {row: its for row, its in rows.items() if any(run.record.alignment for run in its)}:
             found.append(alignment_table(name, aligned))
-    return [*found, *(optimiser_tables(studied) if together else [])]
+    return [*found, *(optimiser_tables(together) if together else [])]
 
 
 def short_table(runs: Sequence[Run]) -> Table:
@@ -83,37 +80,37 @@ def _short_rows(name: str, rows: Family) -> Iterator[tuple[str, ...]]:
         )
 
 
-def optimiser_tables(studied: Mapping[str, Family]) -> list[Table]:
+def optimiser_tables(together: Mapping[str, Family]) -> list[Table]:
     """Return the small model's perplexities on validation and on test text, a column an optimiser, and their order.
 
     Args:
-        studied: Runs by optimiser and row.
+        together: Runs by optimiser and row.
     """
-    counts = sorted({len(its) for rows in studied.values() for its in rows.values()})
+    counts = sorted({len(its) for rows in together.values() for its in rows.values()})
     seeds = f"{INTERVAL_NOTE}, where there are several; here {' or '.join(map(str, counts))} of each run."
     order = f"Published: the order at full size, {published()['source']}."
     return [
-        _by_optimiser(studied, "validation", (seeds, "The evaluation with the best validation perplexity.", order)),
-        _by_optimiser(studied, "test", (seeds, "The evaluation with the best validation perplexity.")),
+        _by_optimiser(together, "validation", (seeds, "The evaluation with the best validation perplexity.", order)),
+        _by_optimiser(together, "test", (seeds, "The evaluation with the best validation perplexity.")),
     ]
 
 
-def _by_optimiser(studied: Mapping[str, Family], text: str, notes: tuple[str, ...]) -> Table:
+def _by_optimiser(together: Mapping[str, Family], text: str, notes: tuple[str, ...]) -> Table:
     cells = []
-    for row in sorted({row for rows in studied.values() for row in rows}):
-        ours = {name: figure(rows[row], f"{text}_perplexity") for name, rows in studied.items() if row in rows}
+    for row in sorted({row for rows in together.values() for row in rows}):
+        ours = {name: figure(rows[row], f"{text}_perplexity") for name, rows in together.items() if row in rows}
         theirs = {name: its[row.published_as] for name, its in _theirs().items() if row.published_as in its}
         cells.append(
             (
                 row.words,
-                *(ours[name].text(1) if name in ours else NONE for name in studied),
+                *(ours[name].text(1) if name in ours else NONE for name in together),
                 _order({name: found.mean for name, found in ours.items()}),
                 *([_order(theirs)] if text == "validation" else []),  # no figure of test text was published
             )
         )
     return Table(
         title=f"{SMALL_NAME}: {text} perplexity by optimiser",
-        headings=("rule", *studied, "from best to worst", *(["published"] if text == "validation" else [])),
+        headings=("rule", *together, "from best to worst", *(["published"] if text == "validation" else [])),
         rows=tuple(cells),
         notes=notes,
     )
@@ -125,7 +122,7 @@ def _theirs() -> dict[str, dict[str, float]]:
 
 
 def _order(perplexities: Mapping[str, float]) -> str:
-    return ", ".join(sorted(perplexities, key=lambda name: perplexities[name])) or NONE
+    return ", ".join(sorted(perplexities, key=lambda name: perplexities[name])) if len(perplexities) > 1 else NONE
 
 
 def perplexity_table(name: str, rows: Family) -> Table:
