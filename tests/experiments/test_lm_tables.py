@@ -1,6 +1,7 @@
 """Tables and pictures of language models: which row a run has, what stands beside it, and what is asked."""
 
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from feedalign.experiments.headlines import headlines
 from feedalign.experiments.lm import preset
 from feedalign.experiments.lm.demands import demands_table
 from feedalign.experiments.lm.pictures import lm_pictures
-from feedalign.experiments.lm.rows import families
+from feedalign.experiments.lm.rows import WHERE, families
 from feedalign.experiments.lm.tables import lm_tables
 from feedalign.experiments.records import Record, Run, describe
 
@@ -276,6 +277,14 @@ def test_no_two_rows_look_alike():
     (curves,) = dict(lm_pictures(runs))["wikitext-2-small-perplexity"].axes
     looks = [(line.get_color(), line.get_linestyle(), line.get_marker()) for line in curves.get_lines()]
     assert len(set(looks)) == len(looks) == 6
+
+
+def test_not_even_many_rows_look_alike():
+    kinds = [(rule, points, error) for rule in ("dfa", "grape") for points, error in product(("macro", "micro"), WHERE)]
+    runs = [made("wikitext-2-small", *kind, 100.0, last=last) for kind in kinds for last in (True, False)]
+    (curves,) = dict(lm_pictures(runs))["wikitext-2-small-perplexity"].axes
+    looks = [(line.get_color(), line.get_marker()) for line in curves.get_lines()]
+    assert len(set(looks)) == len(looks) == 16
 
 
 def test_backprop_alone_has_no_picture_of_alignment():

@@ -18,8 +18,8 @@ from feedalign.experiments.panels import LEGEND_LINE, labelled, logarithmic, pan
 from feedalign.experiments.records import Run
 from feedalign.experiments.styles import SETTINGS, style
 
-SHADES = ("#D55E00", "#E69F00", "#CC79A7", "#009E73", "#56B4E9", "#000000")
-MARKS = ("o", "s", "^", "v", "D", "P")
+SHADES = ("#D55E00", "#E69F00", "#CC79A7", "#009E73", "#56B4E9", "#000000", "#6A3D9A", "#8C510A")
+MARKS = ("o", "s", "^", "v", "D", "P", "X")  # one fewer, so that no pair comes again before all have been
 OVER_TRAINING = "validation perplexity over training. Mean over seeds; the band is the range between them."
 
 
@@ -56,7 +56,7 @@ def curves(rows: Family, stacked: bool = False) -> Figure:
     """Return the validation perplexity against tokens seen: the mean over seeds and the range between them."""
     with mpl.rc_context(SETTINGS):
         figure, (axes,) = panels(1, stacked, height=3.4 + LEGEND_LINE * len(rows))
-        looks = cycle(zip(SHADES, MARKS, strict=True))
+        looks = zip(cycle(SHADES), cycle(MARKS), strict=False)
         for row, runs in rows.items():
             color, mark = next(looks) if row.points else (style(full_name(row.rule))["color"], "x" if row.more else "")
             line = "--" if row.points == "macro" else "-." if row.points else style(full_name(row.rule))["linestyle"]
