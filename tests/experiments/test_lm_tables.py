@@ -279,7 +279,7 @@ def test_no_two_rows_look_alike():
     assert len(set(looks)) == len(looks) == 6
 
 
-def test_not_even_many_rows_look_alike():
+def test_many_rows_do_not_look_alike_either():
     kinds = [(rule, points, error) for rule in ("dfa", "grape") for points, error in product(("macro", "micro"), WHERE)]
     runs = [made("wikitext-2-small", *kind, 100.0, last=last) for kind in kinds for last in (True, False)]
     (curves,) = dict(lm_pictures(runs))["wikitext-2-small-perplexity"].axes

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from feedalign.experiments.lm.presets import SMALL_NAME
-from feedalign.experiments.lm.rows import STUDIED, Family, Row, families, studied
+from feedalign.experiments.lm.rows import Family, Row, apart, families
 from feedalign.experiments.lm.tables import place
 from feedalign.experiments.names import full_name
 from feedalign.experiments.panels import LEGEND_LINE, labelled, logarithmic, panels
@@ -32,11 +32,8 @@ def lm_pictures(runs: Sequence[Run], stacked: bool = False) -> Iterator[tuple[st
         runs: Of any experiment.
         stacked: Panels below each other (for a phone).
     """
-    everything = families(runs)
-    together = studied(everything)
-    for name, rows in everything.items():
-        if name in {STUDIED[row] for row in together}:
-            continue
+    alone, together = apart(families(runs))
+    for name, rows in alone.items():
         figure = curves(rows, stacked)
         figure.set_label(f"{name}: {OVER_TRAINING}")
         yield f"{name}-perplexity", figure

@@ -82,10 +82,15 @@ def families(runs: Sequence[Run]) -> dict[str, Family]:
     return {name: dict(sorted(rows.items(), key=lambda pair: pair[0].order)) for name, rows in found.items()}
 
 
-def studied(everything: Mapping[str, Family]) -> dict[str, Family]:
-    """Return the runs of the small model by optimiser, where there are several to compare; else nothing."""
-    found = {row: everything[name] for row, name in STUDIED.items() if name in everything}
-    return found if len(found) > 1 else {}
+def apart(everything: Mapping[str, Family]) -> tuple[dict[str, Family], dict[str, Family]]:
+    """Return the presets that stand alone, and the small model's runs by optimiser where there are several to compare.
+
+    One optimiser alone is a preset like any other.
+    """
+    together = {row: everything[name] for row, name in STUDIED.items() if name in everything}
+    if len(together) < 2:
+        return dict(everything), {}
+    return {name: rows for name, rows in everything.items() if name not in STUDIED.values()}, together
 
 
 def figure(runs: Sequence[Run], metric: str, group: str = "best") -> Interval:

@@ -9,7 +9,7 @@ from typing import Any
 from feedalign.experiments.accuracy_tables import INTERVAL_NOTE
 from feedalign.experiments.lm.demands import demands_table
 from feedalign.experiments.lm.presets import PAPER, SMALL_NAME, TUNED, tuned_name
-from feedalign.experiments.lm.rows import STUDIED, WHERE, Family, families, figure, studied
+from feedalign.experiments.lm.rows import STUDIED, WHERE, Family, apart, families, figure
 from feedalign.experiments.names import label
 from feedalign.experiments.records import Run
 from feedalign.experiments.tables import Table, interval
@@ -34,11 +34,8 @@ def published() -> dict[str, Any]:
 def lm_tables(runs: Sequence[Run]) -> list[Table]:
     """Return every table that the runs of language models give. Several optimisers of the small model share theirs."""
     found = []
-    everything = families(runs)
-    together = studied(everything)
-    for name, rows in everything.items():
-        if name in {STUDIED[row] for row in together}:
-            continue
+    alone, together = apart(families(runs))
+    for name, rows in alone.items():
         found.append(perplexity_table(name, rows))
         if name in (SMALL_NAME, tuned_name(SMALL_NAME)):
             found.append(demands_table(name, rows))
