@@ -1,6 +1,6 @@
 """Attach rules to a model: what a user holds while they are on it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from feedalign.structure import Stated, Structure
 from feedalign.summary import summary
 from feedalign.taps import Outputs, Tap, parse
 from feedalign.transport import Carrier
+from feedalign.watch import ParameterWatch
 
 
 def attach(
@@ -136,6 +137,26 @@ class Attachment(Hooks):
         self._learned = self._store([each for each in assigned if each.rule.learns])
         self._hooks = list(self._install()) if self.points else []
         self._hooks += [hook for carrier in self.carriers for hook in carrier.install()]
+        self._parameter_watch: ParameterWatch | None = None
+        self._watch_parameters()
+
+    def _watch_parameters(self) -> None:
+        """Raise at the first gradient if no forward pass was seen: something else than ``forward`` trains the model."""
+        if not any(planner.rule.delivers for planner in self.planners):
+            return
+
+        def check() -> bool:
+            if not self._began:
+                raise SignalError(
+                    f"A gradient arrived in {type(self.model).__name__}, but no forward pass of it was seen, so it would"
+                    " train by backpropagation. A method that does not call the model is a forward pass of its own: "
+                    "write handle.register_forward_method('its name'); or run the code inside "
+                    "`with handle.forward(): ...`, with output= naming modules; or write `with handle.off(): ...` if "
+                    "backpropagation is meant."
+                )
+            return False
+
+        self._parameter_watch = ParameterWatch(self.model, check)
 
     @property
     def output(self) -> str | None:
@@ -198,7 +219,7 @@ class Attachment(Hooks):
         before, self._observation = self._observation, Observation()
         try:
             with undisturbed(self.model), torch.enable_grad():
-                self.model(*args, **kwargs)
+                self._call(*args, **kwargs)
         finally:
             self._observation.clear()
             self._observation = before
@@ -236,29 +257,36 @@ class Attachment(Hooks):
         """
         if any(tap.module is None for tap in self._taps):
             raise SignalError(
-                "handle.forward() expected output= to name the modules that the loss is computed from, since a block of "
-                f"code returns nothing. Write attach(..., output='head'). {candidates(self.model)}"
+                "handle.forward() expected output= to name the modules that the loss is computed from, since a block "
+                f"of code returns nothing. Write attach(..., output='head'). {candidates(self.model)}"
             )
-        with self._as_forward((), {}):
+        unfit = [type(planner.rule).__name__ for planner in self.planners if planner.rule.replays]
+        if unfit or self._stage is not None:
+            raise SignalError(
+                f"handle.forward() cannot be run again, as {', '.join(unfit) or 'two_pass'} needs. Write the block as "
+                "a method of the model, and handle.register_forward_method('its name')."
+            )
+        with self._as_forward(self.model, (), {}):
             yield
             self._end(None, returned=False)
 
     @contextmanager
-    def _as_forward(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:
-        """Let calls of the model inside the block be part of one forward pass."""
-        self._begin(args, kwargs)
-        self._method = True
+    def _as_forward(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:
+        """Let calls of the model inside the block be part of one forward pass, which ``call`` runs."""
+        before, self._call = self._call, call
         try:
+            self._begin(args, kwargs)
+            self._method = True
             yield
         finally:
-            self._method = False
+            self._method, self._call = False, before
             if self._stage is None:
                 self._drop_pass()
 
     @contextmanager
     def off(self) -> Iterator[None]:
         """Train by plain backpropagation inside the ``with`` block."""
-        before, self._on = self._on, False
+        before, self._on, self._began = self._on, False, True
         try:
             yield
         finally:
@@ -281,13 +309,15 @@ class Attachment(Hooks):
             delattr(self.model, NAME)
         for name in [name for name, value in vars(self.model).items() if isinstance(value, ForwardMethod)]:
             del self.model.__dict__[name]
+        if self._parameter_watch is not None:
+            self._parameter_watch.remove()
         self._hooks, self._cuts, self._on = [], [], False
 
     def __repr__(self) -> str:
         return summary(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("_recording", "_observation", "_stage", "_first", "_collector", "_result", "_norms")
+        kept = ("_parameter_watch", "_recording", "_observation", "_stage", "_first", "_collector", "_result", "_norms")
         return {**self.__dict__, **dict.fromkeys(kept), "known": {}}
 
 
@@ -309,7 +339,8 @@ class ForwardMethod:
         method = getattr(type(handle.model), self._name)
         if handle._method:  # inside another one
             return method(handle.model, *args, **kwargs)
-        with handle._as_forward(args, kwargs):
+        with handle._as_forward(self, args, kwargs):
+            handle._method = True
             return handle._end(method(handle.model, *args, **kwargs), returned=True)
 
 

@@ -1,6 +1,6 @@
 """The hooks that cut at the points and splice the output to them, and what they remember in a forward pass."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -64,7 +64,9 @@ class Hooks:
         self._on = True
         self._anchor = False  # this forward pass trains by backpropagation
         self._mute = False  # cut and deliver nothing: shallow training for a while
+        self._began = False  # whether a forward pass was ever seen, or backpropagation was asked for
         self._proven = False  # that an error arrives at all; asked until it has
+        self._call: Callable[..., Any] = model  # what the forward pass that is under way runs
         self._method = False  # a method other than forward is under way as a forward pass
         self._recording: Recording | None = None
         self._observation: Observation | None = None
@@ -135,6 +137,7 @@ class Hooks:
                 self._keep_norms()
             self._result = None
         if self._on and torch.is_grad_enabled():
+            self._began = True
             rules = [planner.rule for planner in self.planners]
             check_compiled(rules)
             if self._is_anchor(rules):
@@ -143,6 +146,7 @@ class Hooks:
                 inputs=Inputs.of(args, kwargs) if any(rule.replays for rule in rules) else None,
                 activations=[] if any(rule.learns for rule in rules) else None,
                 targets=self.targets,
+                call=self._call,
             )
             self._collector = Collector() if len(self._taps) > 1 else None
             if not torch.compiler.is_compiling():
@@ -483,7 +487,7 @@ class Hooks:
         self._hooks.extend(self._install_taps())
         with first.as_it_began() as (args, kwargs):
             self._first, self._recording = None, None
-            return self.model(*args, **kwargs)
+            return self._call(*args, **kwargs)
 
     _hooks: list[RemovableHandle]
 
@@ -538,7 +542,8 @@ class Hooks:
         assert recording.inputs is not None  # a rule that asks for it says `replays`
         replay = Replay(lambda number, arrived: inject(places[number], arrived) if number in places else arrived)
         with again(self.model, recording.inputs), forward_mode(self.model), self.staged(replay):
-            self.model(*recording.inputs.args, **recording.inputs.kwargs)
+            assert recording.call is not None
+            recording.call(*recording.inputs.args, **recording.inputs.kwargs)
         several = [tangent for tangents in replay.tangents for tangent in tangents]
         return output.gradients(several if len(self._taps) > 1 else replay.tangents[run])
 

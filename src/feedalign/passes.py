@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,8 @@ class First:
     averaged: bool = False
     """Whether ``DistributedDataParallel`` averages the gradients over processes."""
     recording: Recording = field(default_factory=Recording)
+    call: Callable[..., Any] | None = None
+    """What the closure ran: the model, or a method of it."""
     inputs: Inputs | None = None
     leaves: list[list[Tensor]] = field(default_factory=list)
     """The tensors of every run of the output, from which the loss is computed."""
@@ -60,6 +62,7 @@ class First:
                 "learn. Put that part into the model, or detach the input."
             )
         self.inputs, self.recording.targets = Inputs.of(args, kwargs), self.handle.targets
+        self.call = self.handle._call
         if not self.handle.structure.settled:
             self._find_rows()
         self.beginning = beginning(args, kwargs)

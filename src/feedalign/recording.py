@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -95,6 +95,8 @@ class Recording:
     """The splices in the autograd graph. Dropped when the forward pass ends."""
     deliveries: Sequence[Sequence[Delivery]] = ()
     """Per planner, one per output; made when the forward pass ends, since only then it is known who ran how often."""
+    call: Callable[..., Any] | None = None
+    """What was run."""
     inputs: Inputs | None = None
     """For rules that push tangents forward."""
     activations: list[Tensor] | None = None
