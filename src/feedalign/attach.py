@@ -148,8 +148,8 @@ class Attachment(Hooks):
         def check() -> bool:
             if not self._began:
                 raise SignalError(
-                    f"A gradient arrived in {type(self.model).__name__}, but no forward pass of it was seen, so it would"
-                    " train by backpropagation. A method that does not call the model is a forward pass of its own: "
+                    f"A gradient arrived in {type(self.model).__name__}, but no forward pass of it was seen, so it"
+                    " would train by backpropagation. A method that does not call the model is a forward pass of its own: "
                     "write handle.register_forward_method('its name'); or run the code inside "
                     "`with handle.forward(): ...`, with output= naming modules; or write `with handle.off(): ...` if "
                     "backpropagation is meant."
@@ -353,7 +353,7 @@ def _stated(model: nn.Module, rows: Stated | None, assigned: list[Assigned], tap
     points = [str(point) for each in assigned for point in each.points]
     outputs = {tap.module or "" for tap in taps}
     for key, dims in (rows or {}).items():
-        if key not in outputs and not any(means(key, point) or means(key, f"{point}[0]") for point in points):
+        if key not in outputs and not any(means(key.split("[")[0], point.split("[")[0]) for point in points):
             raise PointsError(
                 f"rows= names {key!r}, which is neither a point nor an output.{nearest(key, points)} The points are: "
                 f"{', '.join(points)}. What the model returns is called ''."
