@@ -148,9 +148,9 @@ class Attachment(Hooks):
         def check() -> bool:
             if not self._began:
                 raise SignalError(
-                    f"A gradient arrived in {type(self.model).__name__}, but no forward pass of it was seen, so it"
-                    " would train by backpropagation. A method that does not call the model is a forward pass of its own: "
-                    "write handle.register_forward_method('its name'); or run the code inside "
+                    f"A gradient arrived in {type(self.model).__name__}, but no forward pass of it was seen, so it "
+                    "would train by backpropagation. A method that does not call the model is a forward pass of its "
+                    "own: write handle.register_forward_method('its name'); or run the code inside "
                     "`with handle.forward(): ...`, with output= naming modules; or write `with handle.off(): ...` if "
                     "backpropagation is meant."
                 )

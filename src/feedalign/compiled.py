@@ -4,6 +4,8 @@ import warnings
 
 import torch
 
+from feedalign.feedback.feedback import dense, kept
+
 
 def tell_hooks_apart() -> None:
     """Let ``torch.compile`` compile again for a model that hooks were added to, as every attachment adds.
@@ -13,6 +15,10 @@ def tell_hooks_apart() -> None:
     attached, and the model would train by backpropagation. So that default is changed, and what was compiled under it
     is dropped, with a warning, since compiling again may take long.
     """
+    # Under torch.compile the numbers are constants of the graph: drawing them is not to be traced. They are marked here
+    # and not where they are defined, since the mark imports torch's compiler, which takes as long as torch itself.
+    torch.compiler.assume_constant_result(kept)  # type: ignore[no-untyped-call]
+    torch.compiler.assume_constant_result(dense)  # type: ignore[no-untyped-call]
     config = torch._dynamo.config
     if not getattr(config, "skip_nnmodule_hook_guards", False):
         return

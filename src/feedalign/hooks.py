@@ -291,7 +291,7 @@ class Hooks:
             returned: Whether it returned anything: code in a ``with`` block does not.
         """
         recording = self._recording
-        at_return = next((number for number, tap in enumerate(self._taps) if tap.module is None), None)
+        at_return = len(self._taps) - 1 if self._taps[-1].module is None else None  # it comes last
         if self._stage is not None:
             return None if at_return is None else self._at_tap(at_return, self.model, (), output)
         if recording is None:

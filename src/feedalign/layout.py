@@ -53,7 +53,7 @@ class Placement:
         if view is None:
             return None
         for axis, size in zip(self.axes, rows, strict=True):
-            if axis is not None and (max(axis, default=0) >= len(view) or prod(view[i] for i in axis) != size):
+            if axis is not None and (max(axis, default=0) >= len(view) or prod([view[i] for i in axis]) != size):
                 return None
         return view
 
@@ -64,7 +64,7 @@ class Placement:
         found: list[int] = []
         for size, factors in zip(shape, self.split, strict=True):
             own = [alone.get(len(found) + i, factor) for i, factor in enumerate(factors)]
-            known = prod(factor for factor in own if factor != -1)
+            known = prod([factor for factor in own if factor != -1])
             if not known or (size % known if -1 in own else size != known):
                 return None
             found += [size // known if factor == -1 else factor for factor in own]
@@ -194,7 +194,7 @@ def match(
     assert view is not None  # it fits
     used = {factor for axis in placement.axes for factor in (axis or ())}
     features = [factor for factor in range(len(view)) if factor not in used]
-    width, plain = prod(view[factor] for factor in features), placement.leading
+    width, plain = prod([view[factor] for factor in features]), placement.leading
     if feedback.positions == "flatten" or len(features) < 2:
         return Layout(shape, rows, placement, view, (), plain, dtype, Site(key, width, width))
     own = _channel(shape, placement, channel if feedback.channel is None else feedback.channel)

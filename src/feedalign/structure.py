@@ -102,9 +102,7 @@ class Structure:
             return verdict.placement
         if not shape and not rows:
             return Placement(())
-        if torch.compiler.is_compiling() and tuple(shape[: len(rows)]) == rows and len(set(shape)) == len(shape):
-            return leading(len(rows))
-        found, several = by_size(tuple(shape), rows)
+        found, several = _leading_alone(shape, rows) if torch.compiler.is_compiling() else by_size(tuple(shape), rows)
         if found is None or (verdict is not None and not found.leading):
             reason = "several of its dimensions may be" if several else "none of its dimensions are"
             raise SignalError(_unmatched(key, shape, rows, f"{reason} the rows, by their sizes", evidence=False))
@@ -286,6 +284,16 @@ class Structure:
 
     def _name(self, place: int) -> str:
         return self.taps[min(place, len(self.taps) - 1)]
+
+
+def _leading_alone(shape: torch.Size, rows: tuple[int, ...]) -> tuple[Placement | None, bool]:
+    """Return what :func:`by_size` does where it is simplest: only the leading dimensions have the sizes of the rows."""
+    count = len(rows)
+    if list(shape[:count]) != list(rows):
+        return None, False
+    alone = not any(other == size for other in shape[count:] for size in rows)
+    alone = alone and not any(rows[i] == rows[k] for i in range(count) for k in range(i))
+    return (leading(count), False) if alone else (None, True)
 
 
 def _groups(facts: Sequence[Facts]) -> list[Group]:

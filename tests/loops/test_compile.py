@@ -32,7 +32,8 @@ def _fresh():
 
 def attached(exhibit: Exhibit, rule: fa.Rule) -> tuple[nn.Module, fa.Attachment]:
     model = build(exhibit).eval()
-    return model, fa.attach(model, rule, exhibit.points, exhibit.output)
+    # With an example, since where rows lie cannot be found out while a forward pass is traced.
+    return model, fa.attach(model, rule, exhibit.points, exhibit.output, example=batch(exhibit))
 
 
 def compiled(model: nn.Module, backend: str = "aot_eager") -> nn.Module:

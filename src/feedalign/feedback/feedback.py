@@ -157,15 +157,12 @@ def drawing() -> Iterator[None]:
         yield
 
 
-# Under torch.compile the numbers are constants of the graph: drawing them is not to be traced.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def kept(feedback: Feedback, seed: int, parts: Parts, rows: int, dtype: torch.dtype, device: torch.device) -> Kept:
     """Return what a projection of errors ``[N, rows]`` keeps, :meth:`Feedback.keep`."""
     with drawing():
         return feedback.keep(seed, parts, rows, dtype, device)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def dense(feedback: Feedback, seed: int, parts: Parts, rows: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return the scaled matrices side by side, ``[rows, sum of columns]``, for rules that need them as such."""
     with drawing():
