@@ -146,7 +146,7 @@ class Hooks:
             return output
         if not self._proven and not torch.compiler.is_compiling():
             check_above(self.model, tensors, recording)
-            warn_of_bypass(tensors, recording)
+            warn_of_bypass(self.model, tensors, recording)
         # What the rules learn gets its gradients in the same backward pass, like any parameter.
         learned = [matrix for planner in self.planners for matrix in planner.learned().values()]
         spliced = splice(tensors, [*recording.tensors, *learned], self._puller(recording))
