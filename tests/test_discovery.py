@@ -536,7 +536,18 @@ class Normalised(nn.Module):
         return x + self.b(self.a(x).relu())
 
 
-class LSTMBlock(nn.Module):
+class Crossing(nn.Module):
+    """Its layer makes one number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Linear(8, 1, bias=False), nn.Parameter(torch.zeros(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight(x) + self.bias + x
+
+
+class OtherBlock(nn.Module):
     """One of another kind in a list of blocks."""
 
     def __init__(self) -> None:
@@ -608,9 +619,10 @@ BLOCKS: dict[str, tuple[Callable[[], nn.Module], list[str]]] = {
     "loop": (LoopViT, numbered("transformer.layers.", 2, 2, inner=".")),
     "sequential-subclass": (lambda: around(SequentialBlock(), SequentialBlock()), ["1", "2"]),
     "weight-norm": (lambda: around(Normalised(), Normalised()), ["1", "2"]),
+    "crossings": (lambda: around(Crossing(), Crossing(), Crossing()), ["1", "2", "3"]),
     "one-block-run-three-times": (lambda: around(repeated(Residual(), 3)), ["1.0"]),
     "two-kinds-in-a-list": (
-        lambda: around(Stack(1, lambda: nn.ModuleList([Residual(), LSTMBlock(), Residual()])).block[0]),
+        lambda: around(Stack(1, lambda: nn.ModuleList([Residual(), OtherBlock(), Residual()])).block[0]),
         ["1.0", "1.1", "1.2"],
     ),
     "transformer": (

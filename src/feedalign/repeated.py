@@ -39,11 +39,11 @@ class Node:
     """A module in the tree of modules."""
 
     name: str
-    module: nn.Module
+    module: nn.Module = field(repr=False)
     place: int
     """Its place in the order of definition."""
-    parent: "Node | None"
-    children: "list[Node]" = field(default_factory=list)
+    parent: "Node | None" = field(repr=False)
+    children: "list[Node]" = field(default_factory=list, repr=False)
     end: int = 0
     """The first place behind it and all that is inside of it."""
 
@@ -296,10 +296,14 @@ def _widths(layer: nn.Module) -> tuple[int | None, int | None]:
 
 
 def has_weight(module: nn.Module) -> bool:
-    """Return whether a module holds a matrix, or a stack of such, that is no table (of tokens, of positions)."""
+    """Return whether a module holds a matrix, or a stack of such, that is no table (of tokens, of positions).
+
+    What a module of modules holds itself beside them, with a first dimension of 1, is such a table or a token.
+    """
     if isinstance(module, nn.Embedding):
         return False
-    return any(is_lazy(p) or (p.dim() > 1 and len(p) > 1) for p in own_parameters(module))
+    alone = is_parametrized(module) or next(module.children(), None) is None
+    return any(is_lazy(p) or (p.dim() > 1 and (alone or len(p) > 1)) for p in own_parameters(module))
 
 
 def _alike(a: Node, b: Node) -> bool:
