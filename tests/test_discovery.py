@@ -877,8 +877,13 @@ def test_discovery_leaves_the_model_and_the_random_numbers_as_they_were() -> Non
             return self.b(self.act(self.a(x)) + torch.rand(4))
 
     torch.manual_seed(0)
-    model, state = Writing(), torch.get_rng_state()
-    assert found(model) == ["act"]
+    model, state = nn.Sequential(Writing(), nn.Identity()), torch.get_rng_state()
+    called: list[object] = []
+    hook = model[0].register_forward_hook(lambda module, args, output: called.append(output))
+    assert found(model) == ["0.act"]
+    assert not called
+    assert list(model[0]._forward_hooks) == [hook.id]
+    model = model[0]
     assert torch.equal(torch.get_rng_state(), state)
     assert model.count == 0
     assert model.seen is None

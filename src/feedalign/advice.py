@@ -11,7 +11,7 @@ from torch import nn
 from feedalign.discovery import NON_LINEARITIES
 from feedalign.errors import some
 from feedalign.points import Point
-from feedalign.repeated import blocks, has_weight, plant
+from feedalign.repeated import blocks, has_weight, module_tree
 from feedalign.rules import BroadcastRule, Rule
 from feedalign.tracing import is_container
 
@@ -67,7 +67,7 @@ def behind_convolutions(model: nn.Module, points: Sequence[Point], rule: Rule) -
     """
     if not isinstance(rule, BroadcastRule) or rule.feedback.positions != "flatten":
         return ""
-    nodes = plant(model).nodes
+    nodes = module_tree(model).nodes
     places = {node.name: node for node in nodes}
     layers = [node for node in nodes if has_weight(node.module)]
     starts = [layer.place for layer in layers]

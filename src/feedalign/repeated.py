@@ -110,13 +110,13 @@ class Found:
     """What was found inside of a module."""
 
     blocks: list[Node]
-    stand_ins: list[Node]
-    """Modules of other classes in the same places: a stage that holds no series, another class in a list of blocks."""
+    others: list[Node]
+    """Points of other classes: a stage without a series inside, a module of another class in a list of blocks."""
 
     def add(self, other: "Found") -> None:
         """Take in what was found elsewhere."""
         self.blocks += other.blocks
-        self.stand_ins += other.stand_ins
+        self.others += other.others
 
 
 def blocks(model: nn.Module) -> list[str]:
@@ -124,7 +124,7 @@ def blocks(model: nn.Module) -> list[str]:
 
     A block that no layer comes after shapes the output itself and is left out.
     """
-    tree = plant(model)
+    tree = module_tree(model)
     found = _inside(tree.root)
     layers: defaultdict[type[nn.Module], int] = defaultdict(int)
     for node in found.blocks:
@@ -134,12 +134,12 @@ def blocks(model: nn.Module) -> list[str]:
     # A class that is a block in one place is one everywhere, such as between an encoder and a decoder.
     chosen = [node for node in tree.nodes[1:] if type(node.module) in kinds and node.composite]
     places = {node.place for node in chosen}
-    chosen += [node for node in found.stand_ins if places.isdisjoint(range(node.place, node.end))]
+    chosen += [node for node in found.others if places.isdisjoint(range(node.place, node.end))]
     last = _last(tree)
     return [node.name for node in _outermost(chosen) if not last(node)]
 
 
-def plant(model: nn.Module) -> Tree:
+def module_tree(model: nn.Module) -> Tree:
     """Return the tree of a model's modules."""
     nodes: list[Node] = []
     seen: set[nn.Module] = set()
@@ -188,7 +188,7 @@ def _inside(owner: Node) -> Found:
         if node not in taken:
             inner = _inside(node)
             if not inner.blocks and node.parent in lists and node.layers >= FEWEST_LAYERS:
-                inner.stand_ins.append(node)
+                inner.others.append(node)
             found.add(inner)
     return found
 
@@ -209,7 +209,7 @@ def _blocks_of(nodes: list[Node]) -> Found:
 
 def _is_stage(node: Node, inner: Found) -> bool:
     """Return whether a module holds blocks, and less than a block beside them."""
-    beside = node.layers - sum(each.layers for each in (*inner.blocks, *inner.stand_ins))
+    beside = node.layers - sum(each.layers for each in (*inner.blocks, *inner.others))
     return bool(inner.blocks) and beside < FEWEST_LAYERS
 
 
@@ -330,7 +330,7 @@ def _last(tree: Tree) -> Callable[[Node], bool]:
     for call in graph.nodes if graph is not None else ():
         if call.op == "call_module":
             calls[str(call.target)].append(call)
-    modules = {node.name: node.module for node in tree.nodes}
+    modules = dict(tree.root.module.named_modules())
 
     def last(node: Node) -> bool:
         if node.name in calls:

@@ -1,5 +1,6 @@
 """Symbolic traces of a module's forward (``torch.fx``): what reads what, known before anything has run."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,6 +9,8 @@ from warnings import catch_warnings, simplefilter
 import torch
 from torch import fx, nn
 from torch.nn.parameter import is_lazy
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 def is_container(module: nn.Module) -> bool:
@@ -39,7 +42,7 @@ def trace(module: nn.Module, deep: bool) -> fx.Graph | None:
     """Return the graph of a module's forward; ``None`` if it cannot be traced.
 
     Args:
-        module: The module. It, its buffers, and PyTorch's random numbers are left as they were.
+        module: The module. It, its buffers, and PyTorch's random numbers are left as they were; hooks do not run.
         deep: Whether to trace through the forward of the user's own modules inside, or take each as one operation.
     """
     with _unchanged(module), catch_warnings(), torch.random.fork_rng(devices=[]):
@@ -111,8 +114,10 @@ def _uses_parameters(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
 
 @contextmanager
 def _unchanged(module: nn.Module) -> Iterator[None]:
-    """Take back what a forward writes on its modules: attributes, which would now hold proxies, and buffers."""
+    """Take off the hooks, and then take back what a forward wrote on its modules: attributes and buffers."""
     attributes: list[tuple[dict[str, Any], dict[str, Any]]] = [(m.__dict__, dict(m.__dict__)) for m in module.modules()]
+    for now, _ in attributes:
+        now.update({hooks: OrderedDict() for hooks in HOOKS if now.get(hooks)})
     buffers = [(b, b.clone(), b._version) for b in module.buffers() if not is_lazy(b) and not b.is_inference()]
     try:
         yield

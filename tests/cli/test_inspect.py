@@ -24,6 +24,18 @@ def convolutions():
         nn.Linear(8, 3),
     )
 
+class Loop(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(2))
+        self.stem, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for layer in self.layers:
+            x = x + layer(x)
+        return self.head(x)
+
 def wide(width):
     return nn.Linear(width, width)
 """
@@ -71,6 +83,13 @@ def test_inspect_says_what_suits_convolutions(command, model_file: Path) -> None
         assert "Uniform(positions='repeat')" in said.out
     assert "convolutions (" not in command("inspect", f"{model_file}:build", "--shape", "4,1,28,28").out
     assert "convolutions (" not in command("inspect", f"{model_file}:convolutions", "--rule", "usf").out
+
+
+def test_inspect_says_where_the_error_passes_around_the_points(command, model_file: Path) -> None:
+    said = command("inspect", f"{model_file}:Loop", "--points", "layers.*", "--shape", "4,8")
+    assert said.code == 0
+    assert "Warning: The error also reaches what lies below 'layers.0', 'layers.1' by" in " ".join(said.out.split())
+    assert "in the forward of the model, so that no module returns it" in " ".join(said.out.split())
 
 
 @pytest.mark.parametrize(

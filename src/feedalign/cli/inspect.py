@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ class Inspect:
     output: Omitted[str] = None
 
     def run(self) -> None:
-        """Print the table of points."""
+        """Print the table of points, and what attaching and the forward pass warn of."""
         model = build(self.target)
         points = self.points[0] if len(self.points) == 1 else list(self.points)
         rule = fa.rule(self.rule)
@@ -58,10 +59,14 @@ class Inspect:
                 f"{self.rule} learns matrices whose shapes depend on the input: expected --shape, such as 1,1,28,28."
             )
         batch = None if self.shape is None else example(self.shape, self.integers)
-        handle = fa.attach(model, rule, points=points, output=self.output, example=batch)
-        if batch is not None:
-            forward(model, batch)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")
+            handle = fa.attach(model, rule, points=points, output=self.output, example=batch)
+            if batch is not None:
+                forward(model, batch)
         say(standard_output(), str(handle))
+        for message in dict.fromkeys(str(warning.message) for warning in caught):
+            say(standard_output(), f"Warning: {message}")
 
 
 def build(target: str) -> nn.Module:
