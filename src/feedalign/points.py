@@ -30,7 +30,7 @@ class Point:
     leaf: int | None = None
     at_input: bool = False
     found: bool = field(default=False, compare=False)
-    """Whether it was found by itself (``"auto"``, ``"macro"``, ``"micro"``), not named by the user."""
+    """Whether ``"auto"``, ``"macro"`` or ``"micro"`` found it, so that nobody named it."""
 
     def __str__(self) -> str:
         return self.module + ("" if self.leaf is None else f"[{self.leaf}]") + (":input" if self.at_input else "")
@@ -105,6 +105,16 @@ def _names(model: nn.Module) -> list[tuple[str, str]]:
 
 def _matching(model: nn.Module, pattern: str) -> list[str]:
     return list(dict.fromkeys(first for name, first in _names(model) if _matches(name, pattern)))
+
+
+def means(pattern: str, name: str) -> bool:
+    """Return whether a name or glob, with ``[0]`` or ``:input`` behind it or not, means the point called ``name``."""
+    wanted, point = _parse(pattern), _parse(name)
+    return (
+        _matches(point.module, wanted.module)
+        and wanted.leaf in (None, point.leaf)
+        and wanted.at_input in (False, point.at_input)
+    )
 
 
 def _select(model: nn.Module, selector: Selector) -> list[Point]:

@@ -4,7 +4,8 @@ import importlib.util
 import inspect
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -61,9 +62,12 @@ class Inspect:
         batch = None if self.shape is None else example(self.shape, self.integers)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("default")
-            handle = fa.attach(model, rule, points=points, output=self.output, example=batch)
-            if batch is not None:
-                forward(model, batch)
+            if batch is None:
+                handle = fa.attach(model, rule, points=points, output=self.output)
+            else:
+                with refusals(model, batch):
+                    handle = fa.attach(model, rule, points=points, output=self.output, example=batch)
+                    model(batch)
         say(standard_output(), str(handle))
         for message in dict.fromkeys(str(warning.message) for warning in caught):
             say(standard_output(), f"Warning: {message}")
@@ -134,14 +138,15 @@ def example(shape: str, integers: int | None) -> Tensor:
     return torch.randn(sizes) if integers is None else torch.randint(integers, sizes)
 
 
-def forward(model: nn.Module, inputs: Tensor) -> None:
-    """Run one forward pass.
+@contextmanager
+def refusals(model: nn.Module, inputs: Tensor) -> Iterator[None]:
+    """Let a model that refuses an input say which shape to give.
 
     Raises:
         UsageError: The model refuses the input.
     """
     try:
-        model(inputs)
+        yield
     except (RuntimeError, IndexError, TypeError) as error:
         if isinstance(error, fa.SignalError):
             raise
