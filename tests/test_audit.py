@@ -80,6 +80,7 @@ def test_flattened_feedback_of_convolutions() -> None:
     assert any(depth.flattened for depth in found.batch.depths)
     assert min(depth.descent for depth in found.batch.depths) < 0.05
     assert "audit again with steps=. Try feedback=feedalign.Uniform(positions='repeat')" in repr(found)
+    assert "macro" not in repr(found)  # there are no blocks
     handle.remove()
     handle = fa.attach(model, fa.DFA(seed=0, feedback=fa.Uniform(positions="repeat")))
     found = fa.audit(handle, lambda: F.cross_entropy(model(x), y))
@@ -137,6 +138,11 @@ def test_dead_units() -> None:
         found = findings(model, rule)
         assert re.search(rf"At {place} up to [5-9]\d% of the units are dead: the same for every row", found)
         assert "tanh or LeakyReLU for ReLU" in found
+    model = deep(3)
+    with torch.no_grad():
+        for i in (0, 2, 4):
+            model[i].bias[:8] = -100
+    assert "Try a lower learning rate, or a normalisation in front of it." in findings(model, fa.DFA())
 
 
 def test_signals_that_vanish() -> None:

@@ -74,7 +74,7 @@ def test_blocks_that_share_operations_are_refused() -> None:
     model, (x, y) = built(Around), samples()
     said = message(model, entropy(model, x, y), points="block")
     assert "Two blocks share operations" in said
-    assert "a skip connection around them. Put points on the outputs of the residual blocks (points='macro')" in said
+    assert "a skip connection around them. Put the points on modules that return the sum of the paths" in said
     assert "This step is half done: zero the gradients" in said
 
 

@@ -194,8 +194,8 @@ def test_a_pattern_that_matches_nothing() -> None:
 
 
 def test_values_that_are_no_rules() -> None:
-    with pytest.raises(TypeError, match=r"rule expected a rule such as feedalign.DFA.*, or a dict .* found 'dfa'"):
-        fa.attach(four_layers(), {"a_out": "dfa"})
+    with pytest.raises(TypeError, match=r"rule expected a rule such as feedalign.DFA.*, or a dict .* found <class"):
+        fa.attach(four_layers(), {"a_out": fa.DFA})
 
 
 def test_a_model_that_was_refused_is_as_it_was() -> None:

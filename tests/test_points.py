@@ -118,12 +118,65 @@ def test_micro_gives_each_sublayer_one_signal_and_the_block_none_twice() -> None
             r"output='layers\.\*' must name one module and matches 3\. Write one of:\n  layers\.0",
         ),
         ("layers.*", "hed", r"No module matches output='hed'\. Did you mean 'head'\?"),
+        ("layers.*", "heda", r"No module matches output='heda'\. Did you mean 'head'\?"),
+        ("macroo", None, r"No module matches points='macroo'\. Did you mean 'macro'\?"),
+        (["mikro", "head"], None, r"No module matches points='mikro'\. Did you mean 'micro'\?"),
+        ("layer.0", None, r"No module matches points='layer\.0'\. Did you mean 'layers\.0'\?"),
         ("**", "head", r"'head' is named both as a point and as the output\. Leave it out of points="),
     ],
 )
 def test_errors_say_what_was_expected_and_what_to_write(points: object, output: str | None, text: str) -> None:
     with pytest.raises(fa.PointsError, match=text):
         fa.attach(Deep(), fa.DFA(), points, output)
+
+
+def test_a_misspelt_last_part_of_a_long_name_is_recognised() -> None:
+    model = nn.ModuleDict({"the_whole_model_without_its_wrapper": Deep()})
+    with pytest.raises(
+        fa.PointsError, match=r"output='heda'\. Did you mean 'the_whole_model_without_its_wrapper\.head'"
+    ):
+        fa.attach(model, fa.DFA(), "**.layers.*", "heda")
+
+
+def test_a_module_is_known_by_each_of_its_names() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(2))
+            self.decoder, self.head, self.tap = self.encoder, nn.Linear(4, 2), None
+            self.tap = self.head
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for layer in self.encoder:
+                x = layer(x)
+            return self.tap(x)
+
+    assert found(Tied(), "decoder.1") == ["encoder.1"]
+    assert found(Tied(), "decoder.*") == ["encoder.0", "encoder.1"]
+    assert found(Tied(), ["encoder.0", "decoder.*"]) == ["encoder.0", "encoder.1"]
+    assert found(Tied(), "decoder.*.1") == ["encoder.0.1", "encoder.1.1"]
+    assert fa.attach(Tied(), fa.DFA(), "encoder.*", output="tap").output == "head"
+    with pytest.raises(fa.PointsError, match=r"'head' is named both as a point and as the output"):
+        fa.attach(Tied(), fa.DFA(), ["encoder.*", "tap"], output="head")
+
+
+def test_a_module_that_holds_itself_does_not_end_the_search() -> None:
+    model = Deep()
+    model.layers[0].again = model
+    assert found(model, "layers.*") == ["layers.0", "layers.1", "layers.2"]
+
+
+def test_a_rule_by_its_short_name() -> None:
+    model = mlp()
+    handle = fa.attach(model, "dfa")
+    assert handle.rule == fa.DFA()
+    assert [str(point) for point in handle.points] == ["1", "3"]
+    handle.remove()
+    assert fa.attach(model, {"1": "dfa", "3": fa.Shallow()}).rule == {"1": fa.DFA(), "3": fa.Shallow()}
+    with pytest.raises(ValueError, match=r"There is no rule 'dfaa'\. Did you mean 'dfa'\?"):
+        fa.attach(mlp(), "dfaa")
+    with pytest.raises(ValueError, match=r"There is no rule 'shalow'\. Did you mean 'shallow'\?"):
+        fa.attach(mlp(), {"1": "shalow"})
 
 
 def test_nothing_found_by_itself_lists_the_modules() -> None:

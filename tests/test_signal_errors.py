@@ -211,7 +211,9 @@ def test_a_way_around_the_points_is_a_warning() -> None:
 
     model = Residual()
     fa.attach(model, fa.DFA(), nn.ReLU)
-    with pytest.warns(UserWarning, match=r"below 'relu' by backpropagation.*skip connection.*points='macro'"):
+    with pytest.warns(
+        UserWarning, match=r"below 'relu' by backpropagation.*skip connection.*on modules that return the"
+    ):
         model(torch.randn(3, 4)).sum().backward()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -220,9 +222,9 @@ def test_a_way_around_the_points_is_a_warning() -> None:
 
 def test_wrong_options() -> None:
     with pytest.raises(
-        TypeError, match=r"rule expected a rule such as feedalign\.DFA\(seed=0\), or a dict .* found 'dfa'"
+        TypeError, match=r"rule expected a rule such as feedalign\.DFA\(seed=0\), its short .*, or a dict .* found 3"
     ):
-        fa.attach(mlp(), "dfa")
+        fa.attach(mlp(), 3)
     with pytest.raises(
         TypeError, match=r"feedback expected a Feedback such as feedalign\.Uniform\(\), found 'uniform'"
     ):

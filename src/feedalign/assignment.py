@@ -8,9 +8,12 @@ from torch import nn
 from feedalign.errors import PointsError
 from feedalign.points import Point, Points, select
 from feedalign.rules import Rule, TransportRule
-from feedalign.transport import layers
+from feedalign.rules.table import rule
+from feedalign.transport.layers import layers
 
 Rules = Rule | Mapping[Points, Rule]
+Named = Rule | str
+"""A rule, or its short name."""
 
 
 class Assigned(NamedTuple):
@@ -23,12 +26,34 @@ class Assigned(NamedTuple):
     """The layers that it transports through."""
 
 
+def resolve(rules: Named | Mapping[Points, Named]) -> Rules:
+    """Return the rules that short names such as ``"dfa"`` stand for, with their default options.
+
+    Raises:
+        ValueError: There is no rule of that name.
+        TypeError: Something is neither a rule nor a name.
+    """
+    if isinstance(rules, Mapping):
+        return {where: _rule(each) for where, each in rules.items()}
+    return _rule(rules)
+
+
+def _rule(given: Named) -> Rule:
+    if isinstance(given, str):
+        return rule(given)
+    if not isinstance(given, Rule):
+        raise TypeError(
+            "rule expected a rule such as feedalign.DFA(seed=0), its short name such as 'dfa', or a dict of points and "
+            f"rules, found {given!r}."
+        )
+    return given
+
+
 def assign(model: nn.Module, rules: Rules, points: Points) -> list[Assigned]:
     """Return each rule with its points and layers.
 
     Raises:
         PointsError: Nothing matches, or two rules want the same place.
-        TypeError: Something is no rule.
     """
     if isinstance(rules, Mapping):
         if points != "auto":
@@ -39,13 +64,7 @@ def assign(model: nn.Module, rules: Rules, points: Points) -> list[Assigned]:
         pairs = list(rules.items())
     else:
         pairs = [(points, rules)]
-    found = []
-    for where, rule in pairs:
-        if not isinstance(rule, Rule):
-            raise TypeError(
-                f"rule expected a rule such as feedalign.DFA(seed=0), or a dict of points and rules, found {rule!r}."
-            )
-        found.append(_assigned(model, rule, where))
+    found = [_assigned(model, each, where) for where, each in pairs]
     _check_once([str(point) for assigned in found for point in assigned.points])
     _check_once([layer for assigned in found for layer in assigned.layers])
     return found

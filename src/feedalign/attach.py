@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from feedalign.assignment import Assigned, Rules, assign
+from feedalign.assignment import Assigned, Named, Rules, assign, resolve
 from feedalign.compiled import tell_hooks_apart
 from feedalign.delivery import Planner
 from feedalign.errors import PointsError, SignalError, nearest
@@ -24,16 +24,17 @@ from feedalign.watch import ParameterWatch
 
 
 def attach(
-    model: nn.Module, rule: Rules, points: Points = "auto", output: Outputs = None, *, rows: Stated | None = None,
-    error: Literal["reachable", "global"] = "reachable", example: Any = None,
+    model: nn.Module, rule: Named | Mapping[Points, Named], points: Points = "auto", output: Outputs = None, *,
+    rows: Stated | None = None, error: Literal["reachable", "global"] = "reachable", example: Any = None,
 ) -> "Attachment":  # fmt: skip
     """Let ``model`` train by ``rule``: the loop, the loss and the optimiser stay as they are.
 
     Args:
         model: Any module. Attach before ``torch.compile`` and before wrapping it in DDP. What was compiled and called
             before is dropped, with a warning, since it could go on to run for the model without its rule.
-        rule: What flows backward, such as ``feedalign.DFA(seed=0)``; or a dict that gives each group of points its
-            own rule, ``{"conv*": FA(), "fc*": DFA()}``, with what ``points`` takes for its keys.
+        rule: What flows backward, such as ``feedalign.DFA(seed=0)``, or its short name, ``"dfa"``, see
+            :func:`feedalign.rule`; or a dict that gives each group of points its own rule,
+            ``{"conv*": FA(), "fc*": DFA()}``, with what ``points`` takes for its keys.
         points: Where the backward pass is cut: names, globs (``"layers.*"``), types, a predicate
             ``(name, module) -> bool``, ``"macro"`` (behind every repeated block), ``"micro"`` (also behind every
             sub-layer of it), or ``"auto"``. See :func:`feedalign.points.select`. For rules that transport through
@@ -60,6 +61,7 @@ def attach(
     Raises:
         PointsError: No module, or several where one is meant, match ``points`` or ``output``; or the model has
             an attachment already; or an example is missing.
+        ValueError: There is no rule of that name.
 
     Example:
         >>> handle = attach(model, DFA(seed=0), points="layers.*", output="head")
@@ -70,6 +72,7 @@ def attach(
         raise PointsError("The model is compiled already. Attach first: attach(model, ...), then torch.compile(model).")
     if any(isinstance(getattr(hook, "__self__", None), Attachment) for hook in model._forward_pre_hooks.values()):
         raise PointsError("The model has an attachment already. Call its remove() before attaching another rule.")
+    rule = resolve(rule)
     assigned = assign(model, rule, points)
     taps = parse(model, output)
     for each in assigned:

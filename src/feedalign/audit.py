@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from feedalign.advice import Untried
 from feedalign.assignment import Rules
 from feedalign.attach import Attachment
 from feedalign.audit_batch import measure
@@ -103,7 +104,7 @@ def audit(
         trials, after = compare(handle, closures, steps, optimizer, batch)
     kind = "layers" if not handle.points else "points" if not handle.carriers else "places"
     title = f"Audit of {_names(handle.rule)} on {type(handle.model).__name__}, {batch.rows} rows"
-    return Audit(title, kind, batch, after, trials, findings(batch, after, trials, kind))
+    return Audit(title, kind, batch, after, trials, findings(batch, after, trials, kind, Untried.on(handle)))
 
 
 def _names(rules: Rules) -> str:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 
+from feedalign.advice import Untried
 from feedalign.audit_depth import Batch
 from feedalign.audit_trials import Trials
 
@@ -16,7 +17,7 @@ DEAD = 0.25
 """A share of dead units that is worth a sentence."""
 
 
-def findings(before: Batch, after: Batch | None, trials: Trials | None, kind: str) -> tuple[str, ...]:
+def findings(before: Batch, after: Batch | None, trials: Trials | None, kind: str, untried: Untried) -> tuple[str, ...]:
     """Return what is wrong, or one sentence that says that nothing is.
 
     Args:
@@ -24,14 +25,15 @@ def findings(before: Batch, after: Batch | None, trials: Trials | None, kind: st
         after: The same batch after the rule's own training.
         trials: The trainings.
         kind: What the depths are called: ``"points"``, ``"layers"``, or ``"places"`` for both.
+        untried: What may be advised.
     """
     now = after or before
     found = [
         *_nothing(before, kind),
-        *([] if trials is None else _compared(trials, before, kind)),
-        *_directions(now, kind, trained=after is not None),
+        *([] if trials is None else _compared(trials, before, kind, untried)),
+        *_directions(now, kind, untried, trained=after is not None),
         *_sizes(before, kind),
-        *_dead(now, kind),
+        *_dead(now, kind, untried),
         *_errors(before),
     ]
     return tuple(found) or (_well(now, trials, kind),)
@@ -76,7 +78,7 @@ def _nothing(batch: Batch, kind: str) -> Iterator[str]:
         yield f"{where} {_verb(chosen, 'receive', 'receives')} nothing: {why}. {advice.get(reason, frozen)}"
 
 
-def _compared(trials: Trials, batch: Batch, kind: str) -> Iterator[str]:
+def _compared(trials: Trials, batch: Batch, kind: str, untried: Untried) -> Iterator[str]:
     rule, backprop, shallow, untrained = trials.rule, trials.backprop, trials.shallow, trials.untrained
     active = [i for i, depth in enumerate(batch.depths) if not depth.nothing]
     if not active:
@@ -105,24 +107,26 @@ def _compared(trials: Trials, batch: Batch, kind: str) -> Iterator[str]:
     if trials.worse(rule, shallow):
         yield (
             f"The rule does worse than shallow training: the loss is {loss}. What {everywhere} "
-            f"{_verb(active, 'receive', 'receives')} does harm. Try a lower learning rate or gain, and tanh for ReLU."
+            f"{_verb(active, 'receive', 'receives')} does harm. Try a lower learning rate or gain"
+            f"{', and tanh for ReLU' if untried.relu else ''}."
         )
     elif not trials.worse(shallow, rule):
         yield (
-            f"{_begin(everywhere)} {learn} nothing: shallow does as well (the loss is {loss}). {_advice(batch, active)}"
+            f"{_begin(everywhere)} {learn} nothing: shallow does as well (the loss is {loss}). "
+            f"{_advice(batch, active, untried)}"
         )
     else:
-        yield from _in_part(trials, batch, active, kind)
+        yield from _in_part(trials, batch, active, kind, untried)
 
 
-def _in_part(trials: Trials, batch: Batch, active: list[int], kind: str) -> Iterator[str]:
+def _in_part(trials: Trials, batch: Batch, active: list[int], kind: str, untried: Untried) -> Iterator[str]:
     """Say which depths are idle, and how far the rule comes, for one that beats shallow training."""
     if trials.idle:
         low = active[: trials.idle]
         yield (
             f"{_begin(places(batch, low, kind))} {_verb(low, 'learn', 'learns')} nothing: without "
             f"{_verb(low, 'their signals', 'its signal')} the loss is {trials.without[trials.idle]}, with "
-            f"{_verb(low, 'them', 'it')} {trials.rule}. {_advice(batch, low)}"
+            f"{_verb(low, 'them', 'it')} {trials.rule}. {_advice(batch, low, untried)}"
         )
     if (share := _share(trials)) < HALF:
         yield (
@@ -132,12 +136,12 @@ def _in_part(trials: Trials, batch: Batch, active: list[int], kind: str) -> Iter
         )
 
 
-def _directions(batch: Batch, kind: str, trained: bool) -> Iterator[str]:
+def _directions(batch: Batch, kind: str, untried: Untried, trained: bool) -> Iterator[str]:
     chosen = [i for i, depth in enumerate(batch.depths) if depth.descent <= FLAT]
     if not chosen:
         return
     cosines = ", ".join(f"{batch.depths[i].descent:+.2f}" for i in chosen)
-    advice = _advice(batch, chosen)
+    advice = _advice(batch, chosen, untried)
     if not trained:
         advice = f"Before training random feedback does no better: audit again with steps=. {advice}"
     yield (
@@ -147,7 +151,7 @@ def _directions(batch: Batch, kind: str, trained: bool) -> Iterator[str]:
     )
 
 
-def _advice(batch: Batch, chosen: Sequence[int]) -> str:
+def _advice(batch: Batch, chosen: Sequence[int], untried: Untried) -> str:
     depths = [batch.depths[i] for i in chosen]
     weakest = min((depth.ratio for depth in depths if math.isfinite(depth.ratio)), default=1.0)
     if weakest < 1 / FAR:
@@ -155,8 +159,14 @@ def _advice(batch: Batch, chosen: Sequence[int]) -> str:
             f"Signals there are as small as {weakest:.1g} times the true gradient: try a larger gain= of the feedback."
         )
     if any(depth.flattened for depth in depths):
-        return "Try feedback=feedalign.Uniform(positions='repeat'), which suits convolutions, or points='macro'."
-    return "Try more steps, fewer points (points='macro'), a learned feedback (DKP, KolenPollack), or tanh for ReLU."
+        or_macro = ", or points='macro'" if untried.macro else ""
+        return f"Try feedback=feedalign.Uniform(positions='repeat'), which suits convolutions{or_macro}."
+    advice = ["more steps"]
+    advice += ["fewer points (points='macro')"] * untried.macro
+    advice += ["a learned feedback (DKP, KolenPollack)"] * untried.learned
+    advice += ["tanh for ReLU"] * untried.relu
+    *first, last = advice
+    return f"Try {', '.join(first)}{', or ' if len(first) > 1 else ' or ' if first else ''}{last}."
 
 
 def _sizes(batch: Batch, kind: str) -> Iterator[str]:
@@ -184,13 +194,14 @@ def _sizes(batch: Batch, kind: str) -> Iterator[str]:
         )
 
 
-def _dead(batch: Batch, kind: str) -> Iterator[str]:
+def _dead(batch: Batch, kind: str, untried: Untried) -> Iterator[str]:
     chosen = [i for i, depth in enumerate(batch.depths) if depth.dead >= DEAD]
     if chosen:
         most = max(batch.depths[i].dead for i in chosen)
         yield (
             f"At {places(batch, chosen, kind)} up to {most:.0%} of the units are dead: the same for every row of the "
-            "batch. Try a lower learning rate, tanh or LeakyReLU for ReLU, or a normalisation in front of it."
+            f"batch. Try a lower learning rate, {'tanh or LeakyReLU for ReLU, ' if untried.relu else ''}or a "
+            "normalisation in front of it."
         )
 
 

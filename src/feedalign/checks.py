@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from feedalign.errors import SignalError
+from feedalign import advice
+from feedalign.errors import SignalError, some
 from feedalign.graph import GATE, nodes_below, same_values
 from feedalign.points import Point, candidates
 from feedalign.recording import Recording
@@ -98,14 +99,13 @@ def output_itself(outputs: Sequence[Tensor], recording: Recording) -> dict[int, 
     return found
 
 
-def warn_of_bypass(outputs: Sequence[Tensor], recording: Recording) -> None:
+def warn_of_bypass(model: nn.Module, outputs: Sequence[Tensor], recording: Recording) -> None:
     """Warn if the error reaches a block by a way that no point cuts, such as a skip connection around the points."""
     around = list(dict.fromkeys(bypassed(outputs, recording)))
     if around:
         warnings.warn(
-            f"The error also reaches what lies below {', '.join(map(repr, around))} by backpropagation, "
-            "through a path that no point cuts (a skip connection), so this is not the rule alone. Put points on "
-            "the outputs of the residual blocks: points='macro'.",
+            f"The error also reaches what lies below {some(around)} by backpropagation, through a path that no point "
+            f"cuts (a skip connection), so this is not the rule alone. {advice.around(model, around)}",
             stacklevel=2,
         )
 

@@ -1,6 +1,5 @@
-"""Points found by themselves: repeated blocks, sub-layers of blocks, and the non-linearities of a plain chain."""
+"""Points found by themselves: repeated blocks, sub-layers of blocks, and the non-linearities of plain chains."""
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,6 +8,8 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from feedalign.errors import PointsError
+from feedalign.repeated import blocks
+from feedalign.tracing import has_parameters, is_container, trace
 
 NON_LINEARITIES: tuple[type[nn.Module], ...] = tuple(
     getattr(nn, name) for name in nn.modules.activation.__all__ if name not in ("MultiheadAttention", "Softmax2d")
@@ -19,7 +20,6 @@ NORMALISATIONS: tuple[type[nn.Module], ...] = (
     nn.modules.batchnorm._NormBase,
     nn.GroupNorm,
 )
-CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 _NAMES = [
     "relu", "relu6", "tanh", "sigmoid", "gelu", "elu", "selu", "celu", "silu", "mish", "softplus", "leaky_relu",
@@ -31,22 +31,6 @@ FUNCTIONS: set[Callable[..., Any]] = {
 METHODS = {name for name in _NAMES if hasattr(torch.Tensor, name)}
 
 
-def blocks(model: nn.Module) -> list[str]:
-    """Return the repeated blocks: modules of one composite class of which the model has two or more.
-
-    Of blocks within blocks the outermost count. Containers are no blocks, nor are modules without children.
-    """
-    members: defaultdict[type[nn.Module], list[str]] = defaultdict(list)
-    for name, module in model.named_modules():
-        composite = next(module.children(), None) is not None and not isinstance(module, CONTAINERS)
-        if name and composite and next(module.parameters(), None) is not None:
-            members[type(module)].append(name)
-    repeated = [name for names in members.values() if len(names) > 1 for name in names]
-    outermost = [name for name in repeated if not any(name.startswith(other + ".") for other in repeated)]
-    order = [name for name, _ in model.named_modules()]
-    return sorted(outermost, key=order.index)
-
-
 def sublayers(model: nn.Module) -> list[str]:
     """Return the blocks, and within them every normalisation and non-linearity.
 
@@ -55,8 +39,9 @@ def sublayers(model: nn.Module) -> list[str]:
     """
     found = []
     for block in blocks(model):
-        for name, module in model.get_submodule(block).named_modules():
-            owner = model.get_submodule(".".join([block, *name.split(".")][:-1])) if name else None
+        owners = dict(model.get_submodule(block).named_modules())
+        for name, module in owners.items():
+            owner = owners[name.rpartition(".")[0]] if name else None
             after_function = isinstance(owner, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer)
             if isinstance(module, NON_LINEARITIES + NORMALISATIONS) or (after_function and name == "dropout"):
                 found.append(f"{block}.{name}")
@@ -65,23 +50,26 @@ def sublayers(model: nn.Module) -> list[str]:
 
 
 def chain(model: nn.Module) -> list[str]:
-    """Return the points behind the non-linearities of a plain chain, those written as functions included.
+    """Return the points behind the non-linearities of plain chains, those written as functions included.
 
     A functional non-linearity has no module to cut behind, so the point is the input of the layer that reads it.
-    A non-linearity with no layer after it shapes the output itself and is no point.
+    A non-linearity with no layer after it shapes the output itself and is no point. Parts of the model that its forward
+    leaves out (a critic that another method calls) are chains of their own.
 
     Raises:
         PointsError: A functional non-linearity is read by several layers, so cutting one of them would not cut.
     """
-    graph = _trace(model)
-    if graph is None:
-        return _modules_in_order(model)
     modules = dict(model.named_modules())
+    graph = trace(model, deep=True)
+    if graph is None:
+        # Functions with several readers are left uncut: here the trace of a part is no more than a help.
+        functions = [point for point, readers in _functions(model, "") if readers == 1]
+        return list(dict.fromkeys([*_modules_in_order(model), *functions]))
     found: list[str] = []
     for node in graph.nodes:
         if not _is_non_linearity(node, modules):
             continue
-        readers = list(dict.fromkeys(_readers(node, modules)))
+        readers = _readers(node, modules)
         if node.op == "call_module" and readers:
             found.append(str(node.target))
         elif len(readers) == 1:
@@ -91,37 +79,55 @@ def chain(model: nn.Module) -> list[str]:
                 f"The result of the function {node.name!r} is read by several layers ({', '.join(readers)}), so "
                 "points='auto' cannot cut it. Make it a module (nn.ReLU() and the like), or name the points."
             )
+    for name in _left_out(graph, model):
+        found += [f"{name}.{point}" for point in chain(modules[name])]
     return list(dict.fromkeys(found))
 
 
 def _modules_in_order(model: nn.Module) -> list[str]:
     """Return the non-linearity modules that are followed by a layer with parameters, in the order of definition."""
     leaves = [(name, module) for name, module in model.named_modules() if next(module.children(), None) is None]
-    with_parameters = [i for i, (_, module) in enumerate(leaves) if next(module.parameters(), None) is not None]
+    with_parameters = [i for i, (_, module) in enumerate(leaves) if has_parameters(module)]
     last = max(with_parameters, default=0)
     return [name for name, module in leaves[:last] if name and isinstance(module, NON_LINEARITIES)]
 
 
-class _LayersAreLeaves(fx.Tracer):
-    """Traces through the user's own modules down to layers, or not into children at all."""
+def _functions(module: nn.Module, prefix: str) -> Iterator[tuple[str, int]]:
+    """Yield the points of functional non-linearities in what can be traced, each with how many layers read it."""
+    deep = trace(module, deep=True)
+    graph = deep or trace(module, deep=False)
+    modules = dict(module.named_modules())
+    for node in graph.nodes if graph is not None else ():
+        if node.op != "call_module" and _is_non_linearity(node, modules):
+            readers = _readers(node, modules)
+            yield from ((f"{prefix}{reader}:input", len(readers)) for reader in readers)
+    if deep is None:
+        for name, child in _parts(module):
+            yield from _functions(child, f"{prefix}{name}.")
 
-    def __init__(self, shallow: bool) -> None:
-        super().__init__()
-        self.shallow = shallow
 
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if isinstance(m, CONTAINERS):
-            return False
-        return self.shallow or super().is_leaf_module(m, module_qualified_name)
+def _parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules with modules inside that a module owns, with nothing but containers in between."""
+    for name, child in module.named_children():
+        if is_container(child):
+            yield from _parts(child, f"{prefix}{name}.")
+        elif next(child.children(), None) is not None:
+            yield f"{prefix}{name}", child
 
 
-def _trace(model: nn.Module) -> fx.Graph | None:
-    for shallow in (False, True):
-        try:
-            return _LayersAreLeaves(shallow).trace(model)
-        except Exception:  # noqa: BLE001 - a model may raise anything when run on proxies; then it is not traced
-            continue
-    return None
+def _left_out(graph: fx.Graph, model: nn.Module) -> list[str]:
+    """Return the parts of a model with parameters that its traced forward uses nothing of."""
+    used = {""}
+    for node in graph.nodes:
+        name = str(node.target) if node.op in ("call_module", "get_attr") else ""
+        while name not in used:
+            used.add(name)
+            name = name.rpartition(".")[0]
+    return [
+        name
+        for name, module in model.named_modules()
+        if name not in used and name.rpartition(".")[0] in used and has_parameters(module)
+    ]
 
 
 def _is_non_linearity(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
@@ -132,10 +138,18 @@ def _is_non_linearity(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     )
 
 
-def _readers(node: fx.Node, modules: dict[str, nn.Module]) -> Iterator[str]:
-    """Yield the layers with parameters that read the node's value, directly or through operations without any."""
-    for user in node.users:
-        if user.op == "call_module" and next(modules[str(user.target)].parameters(), None) is not None:
-            yield str(user.target)
-        elif user.op != "output":
-            yield from _readers(user, modules)
+def _readers(node: fx.Node, modules: dict[str, nn.Module]) -> list[str]:
+    """Return the layers with parameters that read the node's value, directly or through operations without any."""
+    found: dict[str, None] = {}
+    seen: set[fx.Node] = set()
+    stack = list(node.users)
+    while stack:
+        user = stack.pop(0)
+        if user in seen:
+            continue
+        seen.add(user)
+        if user.op == "call_module" and has_parameters(modules[str(user.target)]):
+            found[str(user.target)] = None
+        else:
+            stack.extend(user.users)
+    return list(found)

@@ -12,10 +12,22 @@ class SignalError(RuntimeError):
     """A teaching signal cannot be delivered. Raised instead of training on zeros."""
 
 
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name most like ``name``, if one is like it at all."""
+    return next(iter(get_close_matches(name, list(known), n=1, cutoff=0.5)), None)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the known name most like ``name``, or ``""``."""
-    match = get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" Did you mean {match[0]!r}?" if match else ""
+    match = closest(name, known)
+    return f" Did you mean {match!r}?" if match else ""
+
+
+def some(names: Iterable[str], limit: int = 3) -> str:
+    """Return the first names in quotation marks, the rest counted: ``"'a', 'b', 'c' and 4 more"``."""
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(map(repr, names[:limit])) + more
 
 
 def listing(lines: Iterable[str], limit: int = 30) -> str:

@@ -225,7 +225,7 @@ class Hooks:
         if not recording.tensors:
             return None
         if not self._proven and not torch.compiler.is_compiling():
-            warn_of_bypass(tensors, recording)
+            warn_of_bypass(self.model, tensors, recording)
         spliced = self._splice(recording, number, tensors)
         for place, tensor in zip(places, spliced, strict=True):
             leaves[place] = tensor

@@ -7,12 +7,15 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from feedalign.discovery import blocks, chain, sublayers
-from feedalign.errors import PointsError, listing, nearest
+from feedalign.discovery import chain, sublayers
+from feedalign.errors import PointsError, closest, listing, nearest
+from feedalign.repeated import blocks
 
 Predicate = Callable[[str, nn.Module], bool]
 Selector = str | type[nn.Module] | Predicate
 Points = Selector | Sequence[Selector]
+WORDS = ("auto", "macro", "micro")
+"""The texts that mean points found by themselves; a module of such a name is meant by its type or a predicate."""
 
 
 @dataclass(frozen=True)
@@ -40,23 +43,27 @@ def select(model: nn.Module, points: Points) -> list[Point]:
         model: The model.
         points: One or several of
 
-            * a name or glob, ``"layers.2"``, ``"layers.*"``: ``*`` and ``?`` stay within a level, ``**`` spans any;
+            * a name or glob, ``"layers.2"``, ``"layers.*"``: ``*`` and ``?`` stay within a level, ``**`` spans any; a
+              module that has two names is known by both, and listed under the first;
             * a type, ``nn.ReLU``;
             * a predicate ``(name, module) -> bool``;
-            * ``"macro"``: the output of every repeated block of a deep model;
+            * ``"macro"``: the output of every repeated block of a deep model, see :mod:`feedalign.repeated`; a last
+              block that shapes the output itself is left out;
             * ``"micro"``: also the normalisations and non-linearities inside the blocks;
-            * ``"auto"``: ``"macro"`` where blocks repeat, else every non-linearity of a plain chain, functional
+            * ``"auto"``: ``"macro"`` where blocks repeat, else every non-linearity of plain chains, functional
               ones (``F.relu``) included.
 
     Raises:
         PointsError: Nothing matches, or nothing is found; the message lists the candidates.
     """
     selectors: Iterable[Selector] = points if isinstance(points, list | tuple) else [points]  # type: ignore[list-item]
-    found: dict[Point, None] = {}
+    chosen: dict[Point, Point] = {}
     for selector in selectors:
-        found.update(dict.fromkeys(_select(model, selector)))
+        for point in _select(model, selector):
+            if not point.found or point not in chosen:  # named and found: named
+                chosen[point] = point
     order = {name: i for i, (name, _) in enumerate(model.named_modules())}
-    return sorted(found, key=lambda point: order[point.module])
+    return sorted(chosen.values(), key=lambda point: order[point.module])
 
 
 def candidates(model: nn.Module) -> str:
@@ -71,14 +78,33 @@ def find_module(model: nn.Module, pattern: str) -> str:
     Raises:
         PointsError: None or several match; the message lists them.
     """
-    names: list[str] = [name for name, _ in model.named_modules() if name and _matches(name, pattern)]
-    if len(names) == 1:
-        return names[0]
-    if names:
+    found = _matching(model, pattern)
+    if len(found) == 1:
+        return found[0]
+    if found:
         raise PointsError(
-            f"output={pattern!r} must name one module and matches {len(names)}. Write one of:\n{listing(names)}"
+            f"output={pattern!r} must name one module and matches {len(found)}. Write one of:\n{listing(found)}"
         )
     raise _no_match(model, f"output={pattern!r}", pattern)
+
+
+def _names(model: nn.Module) -> list[tuple[str, str]]:
+    """Return every name that a module inside has, each with the first name of the same module."""
+    first = {id(module): name for name, module in model.named_modules()}
+    found: list[tuple[str, str]] = []
+
+    def walk(prefix: str, module: nn.Module, above: tuple[nn.Module, ...]) -> None:
+        for key, child in module._modules.items():
+            if child is not None and child not in above:  # a module may hold one that holds it
+                found.append((f"{prefix}{key}", first[id(child)]))
+                walk(f"{prefix}{key}.", child, (*above, child))
+
+    walk("", model, (model,))
+    return found
+
+
+def _matching(model: nn.Module, pattern: str) -> list[str]:
+    return list(dict.fromkeys(first for name, first in _names(model) if _matches(name, pattern)))
 
 
 def means(pattern: str, name: str) -> bool:
@@ -92,9 +118,9 @@ def means(pattern: str, name: str) -> bool:
 
 
 def _select(model: nn.Module, selector: Selector) -> list[Point]:
-    named = [(name, module) for name, module in model.named_modules() if name]
     if isinstance(selector, str):
-        return _by_text(model, named, selector)
+        return _by_text(model, selector)
+    named = [(name, module) for name, module in model.named_modules() if name]
     if isinstance(selector, type):
         chosen = [Point(name) for name, module in named if isinstance(module, selector)]
         what = f"points={selector.__name__}"
@@ -108,22 +134,22 @@ def _select(model: nn.Module, selector: Selector) -> list[Point]:
     return chosen
 
 
-def _by_text(model: nn.Module, named: list[tuple[str, nn.Module]], text: str) -> list[Point]:
+def _by_text(model: nn.Module, text: str) -> list[Point]:
     if text == "auto":
         found = blocks(model) or chain(model)
         return [replace(_parse(name), found=True) for name in found] if found else _nothing_found(model)
-    if text in ("macro", "micro"):
+    if text in WORDS:
         names = blocks(model) if text == "macro" else sublayers(model)
         if not names:
             raise PointsError(
-                f"points={text!r} needs blocks that repeat (two or more modules of one composite class), and the "
-                f"model has none. Name the points. {candidates(model)}"
+                f"points={text!r} needs blocks that repeat (two or more modules of one composite class, one behind the "
+                f"other, with a layer after them), and the model has none. Name the points. {candidates(model)}"
             )
         return [Point(name, found=True) for name in names]
     pattern = _parse(text)
-    chosen = [Point(name, pattern.leaf, pattern.at_input) for name, _ in named if _matches(name, pattern.module)]
+    chosen = [Point(name, pattern.leaf, pattern.at_input) for name in _matching(model, pattern.module)]
     if not chosen:
-        raise _no_match(model, f"points={text!r}", pattern.module)
+        raise _no_match(model, f"points={text!r}", pattern.module, WORDS)
     return chosen
 
 
@@ -135,8 +161,13 @@ def _nothing_found(model: nn.Module) -> list[Point]:
     )
 
 
-def _no_match(model: nn.Module, what: str, pattern: str) -> PointsError:
-    hint = nearest(pattern, [name for name, _ in model.named_modules() if name])
+def _no_match(model: nn.Module, what: str, pattern: str, words: tuple[str, ...] = ()) -> PointsError:
+    names = [name for name, _ in _names(model)]
+    hint = nearest(pattern, [*words, *names])
+    if not hint:  # perhaps the last part of a name, such as head for classifier.head
+        by_last_part = {name.rpartition(".")[2]: name for name in reversed(names)}
+        if match := closest(pattern, by_last_part):
+            hint = f" Did you mean {by_last_part[match]!r}?"
     return PointsError(f"No module matches {what}.{hint} {candidates(model)}")
 
 

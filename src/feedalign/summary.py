@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from feedalign.advice import behind_convolutions
+
 if TYPE_CHECKING:
     from feedalign.attach import Attachment
     from feedalign.delivery import Planner
@@ -68,8 +70,13 @@ def _layer_rows(attachment: Attachment) -> list[tuple[str, ...]]:
 
 
 def _note(attachment: Attachment) -> str:
+    notes = []
     if any(planner.error_width is None for planner in attachment.planners):
-        return "\n(shapes are known after a forward pass)"
-    if attachment.last is None:
-        return ""
-    return f"\n(norm of the last error: {attachment.last.error.item():.3g})"
+        notes.append("(shapes are known after a forward pass)")
+    elif attachment.last is not None:
+        notes.append(f"(norm of the last error: {attachment.last.error.item():.3g})")
+    for planner in attachment.planners:
+        served = [point for point in attachment.points if attachment.planner_of(point) is planner]
+        if line := behind_convolutions(attachment.model, served, planner.rule):
+            notes.append(line)
+    return "".join(f"\n{note}" for note in notes)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from feedalign.advice import around
 from feedalign.attach import Attachment
 from feedalign.errors import SignalError, listing
 from feedalign.passes import HALF, Choice, First, Only, Second
@@ -129,8 +130,8 @@ class Step:
                     raise
                 raise SignalError(
                     "Two blocks share operations, so the first cannot be differentiated and freed before the second "
-                    "is run: points that are not in sequence, or a skip connection around them. Put points on the "
-                    f"outputs of the residual blocks (points='macro'), or take the ordinary step. {HALF}"
+                    "is run: points that are not in sequence, or a skip connection around them. "
+                    f"{around(self.handle.model, map(str, self.handle.points))} Or take the ordinary step. {HALF}"
                 ) from error
             if self.optimizer is not None:
                 self._learn(self.optimizer)

@@ -18,6 +18,24 @@ def tokens():
 def number():
     return 3
 
+def convolutions():
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 8), nn.ReLU(),
+        nn.Linear(8, 3),
+    )
+
+class Loop(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(2))
+        self.stem, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for layer in self.layers:
+            x = x + layer(x)
+        return self.head(x)
+
 def wide(width):
     return nn.Linear(width, width)
 """
@@ -55,6 +73,25 @@ def test_inspect_takes_every_kind_of_rule(command, model_file: Path) -> None:
     assert "kp learns matrices whose shapes depend on the input: expected --shape" in said.err
 
 
+def test_inspect_says_what_suits_convolutions(command, model_file: Path) -> None:
+    for words in ("", "--shape 2,1,8,8"):
+        said = command("inspect", f"{model_file}:convolutions", *words.split())
+        assert said.code == 0
+        assert "Behind convolutions ('1', '3') feedback that is drawn for each position apart" in " ".join(
+            said.out.split()
+        )
+        assert "Uniform(positions='repeat')" in said.out
+    assert "convolutions (" not in command("inspect", f"{model_file}:build", "--shape", "4,1,28,28").out
+    assert "convolutions (" not in command("inspect", f"{model_file}:convolutions", "--rule", "usf").out
+
+
+def test_inspect_says_where_the_error_passes_around_the_points(command, model_file: Path) -> None:
+    said = command("inspect", f"{model_file}:Loop", "--points", "layers.*", "--shape", "4,8")
+    assert said.code == 0
+    assert "Warning: The error also reaches what lies below 'layers.0', 'layers.1' by" in " ".join(said.out.split())
+    assert "in the forward of the model, so that no module returns it" in " ".join(said.out.split())
+
+
 @pytest.mark.parametrize(
     ("target", "words", "message"),
     [
@@ -68,6 +105,7 @@ def test_inspect_takes_every_kind_of_rule(command, model_file: Path) -> None:
         ("{file}:build", "--shape 1,3,32,32", "Sequential refused an input of shape (1, 3, 32, 32)"),
         ("{file}:tokens", "--shape 2,7", "for tokens add --integers VOCABULARY"),
         ("{file}:build", "--points layer9", "No module matches points="),
+        ("{file}:build", "--points autoo", "No module matches points='autoo'. Did you mean 'auto'?"),
         ("{file}:build", "--rule pfa", "There is no rule 'pfa'. Did you mean"),
     ],
 )

@@ -3,7 +3,9 @@
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -49,7 +51,7 @@ class Inspect:
     output: Omitted[str] = None
 
     def run(self) -> None:
-        """Print the table of points."""
+        """Print the table of points, and what attaching and the forward pass warn of."""
         model = build(self.target)
         points = self.points[0] if len(self.points) == 1 else list(self.points)
         rule = fa.rule(self.rule)
@@ -58,10 +60,17 @@ class Inspect:
                 f"{self.rule} learns matrices whose shapes depend on the input: expected --shape, such as 1,1,28,28."
             )
         batch = None if self.shape is None else example(self.shape, self.integers)
-        handle = fa.attach(model, rule, points=points, output=self.output, example=batch)
-        if batch is not None:
-            forward(model, batch)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")
+            if batch is None:
+                handle = fa.attach(model, rule, points=points, output=self.output)
+            else:
+                with refusals(model, batch):
+                    handle = fa.attach(model, rule, points=points, output=self.output, example=batch)
+                    model(batch)
         say(standard_output(), str(handle))
+        for message in dict.fromkeys(str(warning.message) for warning in caught):
+            say(standard_output(), f"Warning: {message}")
 
 
 def build(target: str) -> nn.Module:
@@ -129,14 +138,15 @@ def example(shape: str, integers: int | None) -> Tensor:
     return torch.randn(sizes) if integers is None else torch.randint(integers, sizes)
 
 
-def forward(model: nn.Module, inputs: Tensor) -> None:
-    """Run one forward pass.
+@contextmanager
+def refusals(model: nn.Module, inputs: Tensor) -> Iterator[None]:
+    """Let a model that refuses an input say which shape to give.
 
     Raises:
         UsageError: The model refuses the input.
     """
     try:
-        model(inputs)
+        yield
     except (RuntimeError, IndexError, TypeError) as error:
         if isinstance(error, fa.SignalError):
             raise
