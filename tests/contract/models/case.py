@@ -105,6 +105,8 @@ class Case:
     method: str = ""
     """The method that is run in place of ``forward``."""
     sizes: tuple[Sizes, Sizes] = (DIFFERENT, EQUAL)
+    warns: bool = False
+    """Whether the first forward pass warns of a path around the points."""
     without: dict[str, str] = field(default_factory=dict)
     """Parameters that train under backpropagation and not here, by name, with the reason."""
     merged: Callable[[Sizes], dict[str, int]] = lambda sizes: {}

@@ -52,7 +52,8 @@ class Rows(NamedTuple):
 def expected(case: Case, sizes: Sizes, seed: int) -> dict[str, Tensor | None]:
     """Return the gradient of every trainable parameter under ``DFA(seed)``, ``None`` where there is none."""
     model, given = case.model(sizes), case.batch(sizes)
-    whole, run = forward(case, model, given, cut=False), forward(case, model, given, cut=True)
+    # Two models with the same weights, since a forward pass may change buffers that the next one reads.
+    whole, run = forward(case, case.model(sizes), given, cut=False), forward(case, model, given, cut=True)
     # A point hears the tensors of the output that depend on it; one that nothing reads hears none.
     heard = [[reaches(output, each.tensor) for output in whole.tapped] for each in whole.arrived]
     errors, ends = errors_at(case, run, given)
