@@ -100,15 +100,14 @@ class Case:
     """Whether the loss is computed inside the model, from the tapped tensors."""
     arguments: dict[str, Any] = field(default_factory=dict)
     """What ``attach`` needs besides the model and the rule."""
-    equal: dict[str, Any] = field(default_factory=dict)
-    """What it needs in addition where all sizes coincide."""
+    settled: bool = True
+    """Whether one run of the model shows where the rows are even if all sizes coincide. If it does not, the first
+    forward pass says so, and ``rows=`` states them."""
     method: str = ""
     """The method that is run in place of ``forward``."""
     sizes: tuple[Sizes, Sizes] = (DIFFERENT, EQUAL)
     warns: bool = False
     """Whether the first forward pass warns of a path around the points."""
-    without: dict[str, str] = field(default_factory=dict)
-    """Parameters that train under backpropagation and not here, by name, with the reason."""
     merged: Callable[[Sizes], dict[str, int]] = lambda sizes: {}
     """The size of letters that parentheses leave open."""
     coupled: bool = False
@@ -146,6 +145,17 @@ class Case:
             assert matching, f"{self.name}: no module is called {module}"
             found.update({name + (":input" if at_input else ""): names.index(name) for name in matching})
         return sorted(found, key=found.__getitem__)
+
+    def rows(self) -> dict[str, tuple[int | None, ...]]:
+        """Return the layouts as ``attach(rows=...)`` takes them: the dimension of each of the error's rows."""
+        (order,) = {tuple(letter for letter in letters if letter.islower()) for letters in self.error}
+        stated = {}
+        for pattern, letters in self.layout.items():
+            if letters != "-":
+                assert "(" not in letters, f"{self.name}: rows= has no word for merged dimensions"
+                found = letters.split()
+                stated[pattern] = tuple(found.index(row) if row in found else None for row in order)
+        return stated
 
     def letters(self, point: str, number: int) -> str:
         """Return the layout of a point's tensor."""

@@ -157,7 +157,6 @@ GRAPHS = [
          {"convs.*[0]": "n D", "convs.0[1]": "A D", "convs.1[1]": "-"},
          arguments={"points": "convs.*", "rows": {"convs.*[1]": (None,)}},
          sizes=(Sizes(n=6, s=4, d=8, c=3), Sizes(n=6, s=6, d=6, c=6)), coupled=True,
-         without={"convs.1.convs.<paper___written_by___author>.**": "nothing reads the authors after the last layer"},
          notes="papers hear their own error, authors the sum over papers"),
     Case("graph classification", "torch_geometric, own", Pooled, some_graphs, ("n C",), {"head.1": "n D"},
          arguments={"points": "head.1"}, sizes=(Sizes(n=3, d=8, c=4), Sizes(n=6, d=6, c=6)),

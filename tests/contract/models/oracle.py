@@ -172,7 +172,9 @@ def signal(arrived: Arrived, error: Rows, heard: Sequence[bool], numbers: Tensor
 def at_row(tensor: Tensor, layout: str, known: dict[str, int], at: dict[str, int]) -> Tensor:
     """Return the view of the elements that belong to one row, given by the index of each of the error's letters."""
     sizes = solved(layout, tensor.shape, known)
-    return tensor.reshape([sizes[letter] for letter in flat(layout)])[tuple(at.get(letter, slice(None)) for letter in flat(layout))]
+    return tensor.reshape([sizes[letter] for letter in flat(layout)])[
+        tuple(at.get(letter, slice(None)) for letter in flat(layout))
+    ]
 
 
 def solved(layout: str, shape: Sequence[int], known: dict[str, int], rows_only: bool = False) -> dict[str, int]:
@@ -184,7 +186,7 @@ def solved(layout: str, shape: Sequence[int], known: dict[str, int], rows_only: 
         open_letters = [letter for letter in letters if letter not in known]
         rest = size // prod(known[letter] for letter in letters if letter in known)
         assert len(open_letters) < 2, f"{layout!r} leaves {open_letters} open"
-        found.update({letter: known[letter] if letter in known else rest for letter in letters})
+        found.update({letter: known.get(letter, rest) for letter in letters})
         assert prod(found[letter] for letter in letters) == size, f"{layout!r} does not describe {tuple(shape)}"
     return {k: v for k, v in found.items() if k.islower()} if rows_only else found
 

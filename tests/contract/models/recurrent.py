@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from contract.models.case import Case, Given, Sizes
@@ -235,6 +234,6 @@ RECURRENT = [
     case("sequence to sequence with attention", Translator,
          lambda s: (torch.randint(s.c, (s.n, s.s)), torch.randint(s.c, (s.n, s.t))), "n t C",
          {"encoder[0]": "S n D", "encoder[1]": "-", "decoder": "n D"}, ["encoder", "decoder"],
-         equal={"rows": {"encoder[0]": (1, None)}}),
+         settled=False),
     case("neural ODE", NeuralODE, rows, "n C", {"step": "n D"}, "step"),
 ]  # fmt: skip

@@ -1,0 +1,97 @@
+"""Real models: the gradients under Direct Feedback Alignment are those of an oracle that is told every layout.
+
+Each model runs with sizes that differ from each other, and with sizes that coincide so that only what the model
+computes tells its dimensions apart.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import feedalign as fa
+from contract.models.case import Case, Sizes
+from contract.models.models import CASES, REFUSED, Refused
+from contract.models.oracle import expected
+from contract.models.page import page
+
+SEED = 1
+CLOSE = {"rtol": 1e-9, "atol": 1e-11}  # float64, sums in another order
+
+pytestmark = [
+    pytest.mark.usefixtures("float64"),
+    # Of other libraries: what they will change, and that a time-first encoder is slow in evaluation mode.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:enable_nested_tensor"),
+]
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+both_sizes = pytest.mark.parametrize("which", [0, 1], ids=["sizes-differ", "sizes-coincide"])
+
+
+def run(case: Case, sizes: Sizes, arguments: dict[str, object]) -> tuple[fa.Attachment, dict[str, Tensor | None]]:
+    """Train the attached model for one step, as its user would, and return the gradients."""
+    model, given = case.model(sizes), case.batch(sizes)
+    handle = fa.attach(model, fa.DFA(seed=SEED), **arguments)
+    if case.method:
+        handle.register_forward_method(case.method)
+    if case.warns:
+        with pytest.warns(UserWarning, match="path"):
+            value = case.call(model, given)
+    else:
+        value = case.call(model, given)
+    case.loss(value, [] if case.module else case.tap(value), given).backward()
+    return handle, {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+
+
+@both_sizes
+@every_case
+def test_gradients_are_those_of_the_oracle(case: Case, which: int) -> None:
+    sizes, arguments = case.sizes[which], case.arguments
+    if which == 1 and not case.settled:
+        with pytest.raises(fa.SignalError, match="rows="):
+            run(case, sizes, arguments)
+        arguments = {**arguments, "rows": case.rows()}
+    handle, found = run(case, sizes, arguments)
+    wanted = expected(case, sizes, SEED)
+    assert found.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        if gradient is None:
+            assert found[name] is None or not found[name].any(), name
+        else:
+            torch.testing.assert_close(found[name], gradient, **CLOSE, msg=lambda m, n=name: f"{n}: {m}")
+    points = [str(point).split("[")[0] for point in handle.points]
+    assert points == [point.split("[")[0] for point in case.points(handle.model)]
+
+
+@every_case
+def test_every_parameter_that_backpropagation_trains_gets_a_gradient(case: Case) -> None:
+    model, given = case.model(case.sizes[0]), case.batch(case.sizes[0])
+    value = case.call(model, given)
+    case.loss(value, [] if case.module else case.tap(value), given).backward()
+    wanted = expected(case, case.sizes[0], SEED)
+    # The keys' bias of an attention layer has no gradient in truth, and rounding in practice.
+    trained = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 1e-12}
+    assert trained - {n for n, gradient in wanted.items() if gradient is not None and gradient.any()} == set()
+
+
+@pytest.mark.parametrize("refused", REFUSED, ids=lambda refused: refused.name)
+def test_what_cannot_be_delivered_raises(refused: Refused) -> None:
+    model = refused.build().double()
+
+    def train() -> None:
+        fa.attach(model, fa.DFA(seed=SEED), **refused.arguments)
+        refused.step(model)
+
+    with pytest.raises(refused.error, match=refused.says):
+        train()
+
+
+def test_the_list_is_long_enough_and_needs_few_arguments() -> None:
+    assert len(CASES) >= 60
+    assert len({case.name for case in CASES}) == len(CASES)
+    assert sum(not case.arguments for case in CASES) >= len(CASES) / 2
+
+
+def test_the_page_of_models_is_up_to_date() -> None:
+    file = Path(__file__).parents[3] / "docs/models.md"
+    assert file.read_text() == page(), "Run `python -m contract.models.page` with tests/ on the path."
