@@ -61,5 +61,5 @@ REFUSED = [
             "the steps of series of different lengths are no dimension of the error; cut at `head:input`", "rnn",
             {"points": "rnn[0]"}),
     Refused("physics-informed network", "own", lambda: nn.Sequential(*chain(1, 8, 1)), differential_equation,
-            "the loss holds derivatives by the input, which would pass the cuts", ""),
+            "the loss holds derivatives by the input, which would pass the cuts", "derivative"),
 ]  # fmt: skip

@@ -160,12 +160,12 @@ def signal(arrived: Arrived, error: Rows, heard: Sequence[bool], numbers: Tensor
     """Return ``e B`` in the shape of the point, filled in row by row."""
     columns = width(arrived, error)
     matrix = numbers[:, :columns] / columns**0.5
-    found = torch.zeros(arrived.tensor.shape)
+    found = torch.zeros(arrived.tensor.shape, dtype=arrived.tensor.dtype)
     for index, parts in error.parts.items():
         listened = [part if heard[k] else part * 0 for k, part in zip(error.tensors, parts, strict=True)]
         at = dict(zip(error.letters, index, strict=True))
         place = at_row(found, arrived.letters, error.sizes, at)
-        place += (torch.cat(listened) @ matrix).reshape(place.shape)  # a view of `found`
+        place += (torch.cat(listened) @ matrix).to(place.dtype).reshape(place.shape)  # a view of `found`
     return found
 
 

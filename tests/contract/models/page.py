@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from contract.models.case import Case
+from contract.models.elsewhere import ELSEWHERE
 from contract.models.graphs import GRAPHS
 from contract.models.hugging_face import MIXED, TEXT, VISION
 from contract.models.models import CASES, REFUSED
@@ -46,15 +47,11 @@ def page() -> str:
     plain = sum(not case.arguments for case in CASES)
     parts = [HEAD.format(count=len(CASES), plain=plain)]
     for title, cases in KINDS.items():
-        rows = [
-            f"| {case.name} | {case.library} | {arguments(case)} | {layout(case)} | {error(case)} | {case.notes} |"
-            for case in cases
-        ]
-        parts.append(
-            f"## {title}\n\n| model | from | arguments of `attach` | points | error | notes |\n"
-            "|---|---|---|---|---|---|\n"
-            + "\n".join(rows) + "\n"
-        )  # fmt: skip
+        parts.append(f"## {title}\n\n{table(cases)}")
+    parts.append(
+        "## Other libraries\n\nThe tests do not need these libraries. The same was checked by hand: "
+        "`python -m contract.models.elsewhere`.\n\n" + table(ELSEWHERE)
+    )
     refused = [
         f"| {each.name} | {each.library} | {code(each.arguments)} | `{each.error.__name__}` | {each.why} |"
         for each in REFUSED
@@ -64,6 +61,17 @@ def page() -> str:
         "| model | from | arguments of `attach` | raises | why |\n|---|---|---|---|---|\n" + "\n".join(refused) + "\n"
     )
     return "\n".join(parts)
+
+
+def table(cases: list[Case]) -> str:
+    """Return one row per case."""
+    rows = [
+        f"| {case.name} | {case.library} | {arguments(case)} | {layout(case)} | {error(case)} | {case.notes} |\n"
+        for case in cases
+    ]
+    return "| model | from | arguments of `attach` | points | error | notes |\n|---|---|---|---|---|---|\n" + "".join(
+        rows
+    )
 
 
 def arguments(case: Case) -> str:

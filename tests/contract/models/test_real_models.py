@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import feedalign as fa
 from contract.models.case import Case, Sizes
 from contract.models.models import CASES, REFUSED, Refused
-from contract.models.oracle import expected
+from contract.models.oracle import at_row, expected, flat, forward, reaches, solved
 from contract.models.page import page
 
 SEED = 1
@@ -72,6 +72,40 @@ def test_every_parameter_that_backpropagation_trains_gets_a_gradient(case: Case)
     # The keys' bias of an attention layer has no gradient in truth, and rounding in practice.
     trained = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 1e-12}
     assert trained - {n for n, gradient in wanted.items() if gradient is not None and gradient.any()} == set()
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if not case.coupled], ids=lambda case: case.name)
+def test_the_plain_model_keeps_the_samples_where_the_layout_says(case: Case) -> None:
+    run = forward(case, case.model(case.sizes[1]), case.batch(case.sizes[1]), cut=False)
+    known = dict(case.merged(case.sizes[1]))
+    for letters, output in zip(case.error, run.tapped, strict=True):
+        known.update(solved(letters, output.shape, known, rows_only=True))
+    for letters, output in zip(case.error, run.tapped, strict=True):
+        for arrived in run.arrived:
+            if "n" in flat(arrived.letters) and reaches(output, arrived.tensor):
+                seen = False
+                for sample in (0, known["n"] - 1):
+                    own = at_row(output, letters, known, {"n": sample})
+                    (found,) = torch.autograd.grad(own.square().sum(), [arrived.tensor], retain_graph=True)
+                    seen |= bool(at_row(found, arrived.letters, known, {"n": sample}).any())
+                    for other in set(range(known["n"])) - {sample}:
+                        assert not at_row(found, arrived.letters, known, {"n": other}).any()
+                assert seen
+
+
+def test_the_oracle_is_right_in_closed_form() -> None:
+    sizes = Sizes(n=3, d=4, c=2)
+    build = lambda s: nn.Sequential(nn.Linear(s.d, 5), nn.Tanh(), nn.Linear(5, s.c))  # noqa: E731
+    case = Case("mlp", "own", build, lambda s: (torch.randn(s.n, s.d),), ("n C",), {"1": "n D"}, sizes=(sizes, sizes))
+    model, (x,) = case.model(sizes), case.batch(sizes)
+    hidden = model[:2](x)
+    output = model(x)
+    (error,) = torch.autograd.grad(case.loss(output, [output], (x,)), [output])
+    matrix = fa.Uniform().matrix(SEED, "shared", 2, 5).double() / 5**0.5
+    below = (error @ matrix) * (1 - hidden**2)
+    wanted = {"0.weight": below.T @ x, "0.bias": below.sum(0), "2.weight": error.T @ hidden, "2.bias": error.sum(0)}
+    for name, gradient in expected(case, sizes, SEED).items():
+        torch.testing.assert_close(gradient, wanted[name], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("refused", REFUSED, ids=lambda refused: refused.name)
