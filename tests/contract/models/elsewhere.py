@@ -142,8 +142,8 @@ ELSEWHERE = [
     case("NormalizingFlow", "normflows 1.7", flow, lambda s: (torch.randn(s.n, 4),), "n",
          {"flows.*.flows.1.param_map.net.1": "n D"}, method="log_prob",
          arguments={"points": "flows.*.flows.1.param_map.net.1"}, **AROUND),
-    case("LoRA of GPT-2, labels=", "peft 0.21", adapters, labelled, "n t C", {"base_model.model.transformer.h.*": "n t D"},
-         tap=lambda value: [value.logits], loss=own_loss, inside=True),
+    case("LoRA of GPT-2, labels=", "peft 0.21", adapters, labelled, "n t C",
+         {"base_model.model.transformer.h.*": "n t D"}, tap=lambda value: [value.logits], loss=own_loss, inside=True),
 ]  # fmt: skip
 
 
