@@ -100,9 +100,10 @@ class Case:
     """Whether the loss is computed inside the model, from the tapped tensors."""
     arguments: dict[str, Any] = field(default_factory=dict)
     """What ``attach`` needs besides the model and the rule."""
-    settled: bool = True
-    """Whether one run of the model shows where the rows are even if all sizes coincide. If it does not, the first
-    forward pass says so, and ``rows=`` states them."""
+    stated: tuple[bool, bool] = (False, False)
+    """Whether ``rows=`` must state the layouts, where sizes differ and where they coincide: because a point has no
+    dimension for a row of the error, or because one run of the model does not show which it is. Without it the first
+    forward pass raises."""
     method: str = ""
     """The method that is run in place of ``forward``."""
     sizes: tuple[Sizes, Sizes] = (DIFFERENT, EQUAL)

@@ -26,12 +26,12 @@ def one_graph(s: Sizes) -> Given:
     return {"x": torch.randn(s.n, s.d), "edge_index": edges()}
 
 
-def stack(model: type, **more: Any) -> Case:
+def stack(model: type, stated: tuple[bool, bool] = (False, False), **more: Any) -> Case:
     """One of the models in ``torch_geometric.nn.models``: its last convolution is its output, and no point."""
     return Case(
         f"{model.__name__}{', jk=' if 'jk' in more else ''}", "torch_geometric",
         lambda s: model(s.d, s.d, 3, s.c, **more), one_graph, ("n C",),
-        {"convs.*" if "jk" in more else f"convs.{i}": "n D" for i in (0, 1)}, sizes=SIZES, coupled=True,
+        {"convs.*" if "jk" in more else f"convs.{i}": "n D" for i in (0, 1)}, sizes=SIZES, coupled=True, stated=stated,
         notes="the convolutions are joined by a linear layer" if "jk" in more else "",
     )  # fmt: skip
 
@@ -139,7 +139,7 @@ def reconstruction(value: Any, tapped: Any, given: Given) -> Tensor:
 GRAPHS = [
     stack(pyg.GCN),
     stack(pyg.GraphSAGE),
-    stack(pyg.GAT, heads=2),
+    stack(pyg.GAT, (False, True), heads=2),
     stack(pyg.GIN),
     stack(pyg.PNA, aggregators=["mean", "max"], scalers=["identity", "amplification"], deg=torch.tensor([0, 0, 2, 4])),
     stack(pyg.EdgeCNN),

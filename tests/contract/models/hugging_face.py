@@ -237,12 +237,12 @@ TEXT = [
          {"encoder.block.*[0]": "n S D", "encoder.block.*[1]": "-", "decoder.block.*[0]": "n t D",
           "decoder.block.*[1]": "-", "decoder.block.*[2]": "-"},
          arguments={"points": ["encoder.block.*[0]", "decoder.block.*[0]"]},
-         settled=False, **LABELLED,
+         stated=(True, True), **LABELLED,
          notes="the blocks also return their position biases, which belong to no sample"),
     Case("BartForConditionalGeneration, labels=", "transformers", lambda s: hf.BartForConditionalGeneration(
         hf.BartConfig(**seq2seq(s), max_position_embeddings=16, forced_eos_token_id=2)), translated, ("n t C",),
          {"model.encoder.layers.*": "n S D", "model.decoder.layers.*": "n t D"},
-         settled=False, **LABELLED),
+         stated=(True, True), **LABELLED),
 ]  # fmt: skip
 
 VISION = [
@@ -282,12 +282,13 @@ VISION = [
                            patch_sizes=[3, 3], strides=[2, 2], num_attention_heads=[1, 2], mlp_ratios=[2, 2],
                            decoder_hidden_size=6, drop_path_rate=0.0, classifier_dropout_prob=0.0, num_labels=s.c,
                            **no_dropout())),
-         pictures(8), ("n C H W",), {"segformer.stages.*.blocks.*": "n S D"}, coupled=True),
+         pictures(8), ("n C H W",), {"segformer.stages.*.blocks.*": "n S D"}, coupled=True,
+         warns=True, notes="with a warning: the norm behind a stage is read by the next stage and by the head"),
     Case("DetrForObjectDetection", "transformers", detr, pictures(32), ("n t C", "n t C"),
          {"model.backbone.model.encoder.stages.*.layers.*": "n D H W", "model.encoder.layers.*": "n S D",
           "model.decoder.layers.*": "n t D"}, tap=lambda value: [value.logits, value.pred_boxes],
          arguments={"output": (".logits", ".pred_boxes")},
-         settled=False,
+         stated=(True, True),
          sizes=(Sizes(t=5), EQUAL._replace(t=16)), coupled=True,
          notes="two heads, one row per query; the encoder and the backbone have no queries"),
     Case("VideoMAEForVideoClassification", "transformers", lambda s: hf.VideoMAEForVideoClassification(
@@ -306,7 +307,7 @@ MIXED = [
                          suppress_tokens=None, begin_suppress_tokens=None)),
          lambda s: {"input_features": torch.randn(s.n, 5, 2 * s.s), "labels": ids(s.n, s.t, s.c)}, ("n t C",),
          {"model.encoder.layers.*": "n S D", "model.decoder.layers.*": "n t D"},
-         settled=False, **LABELLED),
+         stated=(True, True), **LABELLED),
     Case("Wav2Vec2ForCTC", "transformers", wav2vec2, lambda s: {"input_values": torch.randn(s.n, 8 * s.t)}, ("n t C",),
          {"wav2vec2.encoder.layers.*": "n t D"}),
     Case("ASTForAudioClassification", "transformers", lambda s: hf.ASTForAudioClassification(hf.ASTConfig(
@@ -317,7 +318,9 @@ MIXED = [
         hf.PerceiverConfig(num_latents=s.t, d_latents=s.d, d_model=8, num_blocks=1, num_self_attends_per_block=2,
                            num_self_attention_heads=s.heads, num_cross_attention_heads=s.heads, vocab_size=s.c,
                            max_position_embeddings=16, attention_probs_dropout_prob=0.0, num_labels=s.c)),
-         lambda s: {"inputs": ids(s.n, s.s, s.c)}, ("n C",), {"perceiver.encoder.self_attends.*": "n S D"}),
+         lambda s: {"inputs": ids(s.n, s.s, s.c)}, ("n C",),
+         {"perceiver.encoder.cross_attention": "n S D", "perceiver.encoder.self_attends.*": "n S D",
+          "perceiver.decoder.decoder.decoding_cross_attention": "n S D"}),
     Case("PatchTSTForPrediction", "transformers", lambda s: hf.PatchTSTForPrediction(hf.PatchTSTConfig(
         num_input_channels=s.c, context_length=4 * s.t, patch_length=4, patch_stride=4, prediction_length=s.s,
         d_model=s.d, num_hidden_layers=2, num_attention_heads=s.heads, ffn_dim=12, positional_dropout=0.0,

@@ -44,7 +44,7 @@ their layouts, under "error" the layouts of the tensors that carry the error.
 
 def page() -> str:
     """Return the text of docs/models.md."""
-    plain = sum(not case.arguments for case in CASES)
+    plain = sum(not case.arguments and not case.stated[0] for case in CASES)
     parts = [HEAD.format(count=len(CASES), plain=plain)]
     for title, cases in KINDS.items():
         parts.append(f"## {title}\n\n{table(cases)}")
@@ -76,10 +76,10 @@ def table(cases: list[Case]) -> str:
 
 def arguments(case: Case) -> str:
     own = code(case.arguments)
-    if not case.settled:
-        own += " and `rows=` where sizes coincide" if case.arguments else "none; `rows=` where sizes coincide"
+    if case.stated[1]:
+        own += (", " if own else "") + ("`rows=`" if case.stated[0] else "`rows=` where sizes coincide")
     if case.method:
-        own = (own + ", " if case.arguments else "") + f'`handle.register_forward_method("{case.method}")`'
+        own += (", " if own else "") + f'`handle.register_forward_method("{case.method}")`'
     return own or "none"
 
 

@@ -489,7 +489,8 @@ SIGNALS = [
     case("variational autoencoder", VariationalAutoencoder,
          lambda s: (torch.randn(s.n, s.c), torch.randn(s.n, 2)), ("n C", "n C", "n C"),
          {"encoder.1": "n D", "encoder.3": "n D", "decoder.1": "n D"}, loss=evidence,
-         notes="the decoder hears the reconstruction alone"),
+         warns=True, notes="the decoder hears the reconstruction alone; with a warning, since means and log variances "
+         "are outputs and lie below it"),
     case("spectrally normalised critic", critic, images(8), "n C", {"1": "n D H W", "3": "n D H W"}),
     case("WaveNet", WaveNet, wave, "n C t", {"blocks.*": "n D t"},
          notes="blocks return a residual and a skip; nothing reads the last residual"),
@@ -501,7 +502,7 @@ SIGNALS = [
     case("DeepSets", DeepSets, lambda s: (torch.randn(s.n, s.t, s.d),), "n C",
          {"phi.1": "n S D", "phi.3": "n S D", "rho.1": "n D"}),
     case("Perceiver", Perceiver, lambda s: (torch.randn(s.n, 9, 3),), "n t C", {"layers.*": "n S D"},
-         settled=False, notes="latent vectors belong to no output token"),
+         stated=(True, True), notes="latent vectors belong to no output token"),
     case("NeRF", RadianceField, lambda s: (torch.randn(s.n, s.t, 3),), ("n t C", "n t C"), {"acts.*": "n t D"},
          loss=composited),
 ]  # fmt: skip

@@ -356,7 +356,7 @@ class Sigmoids(nn.Module):
         return self.decoder(torch.cat([summary, places], -1))
 
 
-LAST = {"couplings.0[0]": "n D", "couplings.0[1]": "n", "couplings.1[0]": "n D", "couplings.1[1]": "n"}
+COUPLINGS = {"couplings.0[0]": "n D", "couplings.0[1]": "n", "couplings.1[0]": "n D", "couplings.1[1]": "n"}
 SYSTEMS = [
     case("twin critics", TwinCritics, acts, ("n C", "n C"), {"q*.net.1": "n D", "q*.net.3": "n D"},
          notes="each critic hears its own error"),
@@ -365,10 +365,10 @@ SYSTEMS = [
          arguments={"points": ["trunk.1", "trunk.3"]}),
     case("dueling Q network", Dueling, rows, "n C", {"features.1": "n D", "value.1": "n D", "advantage.1": "n D"}),
     case("actor of SAC", SquashedActor, rows, ("n C", "n C"), {"net.1": "n D", "net.3": "n D"}),
-    case("normalising flow, log_prob", Flow, rows, "n", {"couplings.*[0]": "n D", "couplings.*[1]": "n"},
-         method="log_prob"),
-    case("normalising flow, forward_kld", Flow, rows, ("n C", "n"), LAST, module="couplings.2", method="forward_kld",
-         loss=lambda value, tapped, given: value, inside=True,
+    case("normalising flow, log_prob", Flow, rows, "n", COUPLINGS, method="log_prob",
+         notes="the last coupling is left open, as the block that ends the model"),
+    case("normalising flow, forward_kld", Flow, rows, ("n C", "n"), COUPLINGS, module="couplings.2",
+         method="forward_kld", loss=lambda value, tapped, given: value, inside=True,
          arguments={"points": ["couplings.0", "couplings.1"], "output": "couplings.2"},
          notes="the method returns a loss, so the output is named"),
     case("two towers, contrastive", Towers, lambda s: (torch.randint(s.c, (s.n, s.t)), torch.randn(s.n, s.s, 6)),
@@ -385,20 +385,20 @@ SYSTEMS = [
          {"blocks.*": "n S D"}),
     case("DeepONet", DeepONet, lambda s: (torch.randn(s.n, s.d), torch.randn(s.t, 1)), "n C",
          {"branch.1": "n D", "branch.3": "n D", "trunk.1": "P D", "trunk.3": "P D"},
-         notes="the places of the trunk belong to no sample, and hear the sum of all"),
+         stated=(True, True), notes="the places of the trunk belong to no sample, and hear the sum of all"),
     case("hypernetwork", HyperNetwork, lambda s: (torch.randn(s.n, s.d), torch.randn(3)), "n C",
          {"hyper.1": "D", "act": "n D"}, arguments={"points": ["hyper.1", "act"]},
-         notes="the code belongs to no sample, and hears the sum of all"),
+         stated=(True, True), notes="the code belongs to no sample, and hears the sum of all"),
     case("neural process", Sigmoids, lambda s: (torch.randn(s.n, s.s, 2), torch.randn(s.n, s.t, 1)), "n t C",
          {"encoder.1": "n S D", "encoder.3": "n S D", "decoder.1": "n t D"},
-         settled=False),
+         stated=(True, True)),
     Case("nanoGPT", "own", NanoGPT, words("t", "t"), ("n t C",), {"h.*": "n t D"}, tap=lambda value: [value[0]],
          loss=lambda value, tapped, given: value[1], inside=True),
     case("Transformer, as in x-transformers", LayerTriples, words("t"), "n t C", {"layers.*.2": "n t D"},
          arguments={"points": "layers.*.2"}),
     case("nn.Transformer, time-first", TorchTranslator, words("s", "t"), "t n C",
          {"transformer.encoder.layers.*": "S n D", "transformer.decoder.layers.*": "t n D"},
-         settled=False),
+         stated=(True, True)),
     case("nn.TransformerEncoder, time-first inside", TorchEncoder, words("t"), "n t C", {"encoder.layers.*": "t n D"}),
     case("nn.TransformerEncoder, time-first, pooled", lambda s: TorchEncoder(s, pooled=True), words("t"), "n C",
          {"encoder.layers.*": "S n D"}),

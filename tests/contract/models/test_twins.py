@@ -126,7 +126,7 @@ def raster(x: Tensor) -> Tensor:
 
 
 class Attending(nn.Module):
-    """Layers of PyTorch's attention, which returns its weights too if asked to."""
+    """Layers of PyTorch's attention, which returns its weights too if asked to; one output per sample."""
 
     def __init__(self, s: Sizes, need_weights: bool) -> None:
         super().__init__()
@@ -137,7 +137,31 @@ class Attending(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
             x = layer(x, x, x, need_weights=self.need_weights)[0]
+        return self.head(x.mean(1))
+
+
+class Stream(nn.Module):
+    """Adds attention to a stream, and passes its weights on if it was asked for them; one output per token."""
+
+    def __init__(self, s: Sizes, need_weights: bool) -> None:
+        super().__init__()
+        self.layers, self.head = nn.ModuleList(Adding(s, need_weights) for _ in range(2)), nn.Linear(s.d, s.c)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x, _ = layer(x)
         return self.head(x)
+
+
+class Adding(nn.Module):
+    def __init__(self, s: Sizes, need_weights: bool) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(s.d, s.heads, batch_first=True)
+        self.need_weights = need_weights
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        mixed, weights = self.attention(x, x, x, need_weights=self.need_weights, average_attn_weights=False)
+        return x + mixed, weights
 
 
 class Wave(nn.Module):
@@ -250,6 +274,9 @@ TWINS = {
     ),
     "need_weights": tuple(
         Side(lambda s, n=need: Attending(s, n), batch_first, arguments={"points": "layers.*"}) for need in (True, False)
+    ),
+    "need_weights, in a stream": tuple(
+        Side(lambda s, n=need: Stream(s, n), batch_first, arguments={"points": "layers.*"}) for need in (True, False)
     ),
     "unbatched LSTM": tuple(
         Side(lambda s: Tagger(nn.LSTM(s.d, s.d, batch_first=True), s), given, seen, {"points": "layer"})
