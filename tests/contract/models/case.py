@@ -115,20 +115,20 @@ class Case:
     """Whether samples see each other in the forward pass (batch statistics, graphs, losses over pairs)."""
     notes: str = ""
 
-    def model(self, sizes: Sizes) -> nn.Module:
-        """Return the model in training mode, with weights that are always the same."""
+    def model(self, sizes: Sizes, seed: int = 0) -> nn.Module:
+        """Return the model in training mode, with weights that are the same for the same seed."""
         with torch.random.fork_rng():
-            torch.manual_seed(7)
+            torch.manual_seed(7 + seed)
             model = self.build(sizes).double().train()
             with torch.no_grad():
                 for parameter in model.parameters():  # some start at zero, where no gradient would tell anything
                     parameter.add_(0.1 * torch.randn_like(parameter))
         return model
 
-    def batch(self, sizes: Sizes) -> Given:
-        """Return a batch that is always the same."""
+    def batch(self, sizes: Sizes, seed: int = 0) -> Given:
+        """Return a batch that is the same for the same seed."""
         with torch.random.fork_rng():
-            torch.manual_seed(3)
+            torch.manual_seed(3 + seed)
             return self.given(sizes)
 
     def call(self, model: nn.Module, given: Given) -> Any:

@@ -41,7 +41,7 @@ def unet(s: Sizes) -> nn.Module:
     from diffusers import UNet2DModel
 
     return UNet2DModel(
-        sample_size=8, in_channels=3, out_channels=3, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=2,
+        sample_size=8, in_channels=3, out_channels=3, block_out_channels=(8, 8), layers_per_block=2, norm_num_groups=2,
         down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"), add_attention=False,
     )  # fmt: skip
 
@@ -136,7 +136,7 @@ ELSEWHERE = [
     case("UNet", "monai 1.6", segmenter, images(8), "n C H W", {"model.0": "n D H W", "model.1": "n D H W"},
          arguments={"points": ["model.0", "model.1"]}, coupled=True),
     case("Leaky, over time", "snntorch 1.0", Spiking, lambda s: (torch.randn(s.t, s.n, s.d),), "t n C", {"lif1": "n D"},
-         arguments={"points": "lif1"}),
+         arguments={"points": "lif1"}, stated=(True, True)),
     case("odeint, rk4", "torchdiffeq 0.2", Solved, lambda s: (torch.randn(s.n, s.d),), "n C", {"field.net.1": "n D"},
          arguments={"points": "field.net.1"}, **AROUND),
     case("NormalizingFlow", "normflows 1.7", flow, lambda s: (torch.randn(s.n, 4),), "n",
@@ -151,7 +151,8 @@ def check(one: Case, which: int) -> str:
     """Return ``ok``, or what is wrong."""
     sizes = one.sizes[which]
     model, given = one.model(sizes), one.batch(sizes)
-    handle = fa.attach(model, fa.DFA(seed=SEED), **one.arguments)
+    stated = {"rows": one.rows()} if one.stated[which] else {}
+    handle = fa.attach(model, fa.DFA(seed=SEED), **one.arguments, **stated)
     if one.method:
         handle.register_forward_method(one.method)
     value = one.call(model, given)

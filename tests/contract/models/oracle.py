@@ -49,11 +49,18 @@ class Rows(NamedTuple):
         return sum(part.numel() for part in next(iter(self.parts.values())))
 
 
-def expected(case: Case, sizes: Sizes, seed: int) -> dict[str, Tensor | None]:
-    """Return the gradient of every trainable parameter under ``DFA(seed)``, ``None`` where there is none."""
-    model, given = case.model(sizes), case.batch(sizes)
+def expected(case: Case, sizes: Sizes, seed: int, weights: int = 0) -> dict[str, Tensor | None]:
+    """Return the gradient of every trainable parameter under ``DFA(seed)``, ``None`` where there is none.
+
+    Args:
+        case: The model and what is known about it.
+        sizes: Of the model and the batch.
+        seed: Of the feedback matrix.
+        weights: The seed of the model and the batch.
+    """
+    model, given = case.model(sizes, weights), case.batch(sizes, weights)
     # Two models with the same weights, since a forward pass may change buffers that the next one reads.
-    whole, run = forward(case, case.model(sizes), given, cut=False), forward(case, model, given, cut=True)
+    whole, run = forward(case, case.model(sizes, weights), given, cut=False), forward(case, model, given, cut=True)
     # A point hears the tensors of the output that depend on it; one that nothing reads hears none.
     heard = [[reaches(output, each.tensor) for output in whole.tapped] for each in whole.arrived]
     errors, ends = errors_at(case, run, given)
@@ -80,15 +87,21 @@ def expected(case: Case, sizes: Sizes, seed: int) -> dict[str, Tensor | None]:
 
 
 def forward(case: Case, model: nn.Module, given: Given, cut: bool) -> Run:
-    """Run the plain model and note what leaves its points; with ``cut``, nothing flows back through them."""
+    """Run the plain model and note what leaves its points; with ``cut``, nothing flows back through them.
+
+    Without ``cut``, what is noted is what the rest of the model reads.
+    """
     arrived: list[Arrived] = []
 
     def pass_on(point: str, value: Any) -> Any:
         own = tensors(value)
+        # A copy stands for what is read behind the point; the tensor itself may be read inside of it as well.
+        passed = {id(tensor): tensor.detach() if cut else tensor.clone() for tensor in own}
         placed = [(case.letters(point, number), tensor) for number, tensor in enumerate(own)]
-        arrived.extend(Arrived(letters, tensor) for letters, tensor in placed if letters != "-")
-        severed = {id(tensor): tensor.detach() for tensor in own}
-        return mapped(value, lambda tensor: severed[id(tensor)]) if cut else value
+        arrived.extend(
+            Arrived(letters, tensor if cut else passed[id(tensor)]) for letters, tensor in placed if letters != "-"
+        )
+        return mapped(value, lambda tensor: passed[id(tensor)])
 
     def at_output(point: str) -> Any:
         return lambda module, args, value: pass_on(point, value)

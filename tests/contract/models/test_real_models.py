@@ -28,9 +28,11 @@ every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 both_sizes = pytest.mark.parametrize("which", [0, 1], ids=["sizes-differ", "sizes-coincide"])
 
 
-def run(case: Case, sizes: Sizes, arguments: dict[str, object]) -> tuple[fa.Attachment, dict[str, Tensor | None]]:
+def run(
+    case: Case, sizes: Sizes, arguments: dict[str, object], weights: int = 0
+) -> tuple[fa.Attachment, dict[str, Tensor | None]]:
     """Train the attached model for one step, as its user would, and return the gradients."""
-    model, given = case.model(sizes), case.batch(sizes)
+    model, given = case.model(sizes, weights), case.batch(sizes, weights)
     handle = fa.attach(model, fa.DFA(seed=SEED), **arguments)
     if case.method:
         handle.register_forward_method(case.method)
@@ -43,6 +45,16 @@ def run(case: Case, sizes: Sizes, arguments: dict[str, object]) -> tuple[fa.Atta
     return handle, {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
 
 
+def assert_same(found: dict[str, Tensor | None], wanted: dict[str, Tensor | None]) -> None:
+    """Compare by parameter; no gradient and one of zeros are the same."""
+    assert found.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        if gradient is None:
+            assert found[name] is None or not found[name].any(), name
+        else:
+            torch.testing.assert_close(found[name], gradient, **CLOSE, msg=lambda m, n=name: f"{n}: {m}")
+
+
 @both_sizes
 @every_case
 def test_gradients_are_those_of_the_oracle(case: Case, which: int) -> None:
@@ -52,15 +64,27 @@ def test_gradients_are_those_of_the_oracle(case: Case, which: int) -> None:
             run(case, sizes, arguments)
         arguments = {**arguments, "rows": case.rows()}
     handle, found = run(case, sizes, arguments)
-    wanted = expected(case, sizes, SEED)
-    assert found.keys() == wanted.keys()
-    for name, gradient in wanted.items():
-        if gradient is None:
-            assert found[name] is None or not found[name].any(), name
-        else:
-            torch.testing.assert_close(found[name], gradient, **CLOSE, msg=lambda m, n=name: f"{n}: {m}")
+    assert_same(found, expected(case, sizes, SEED))
     points = [str(point).split("[")[0] for point in handle.points]
     assert points == [point.split("[")[0] for point in case.points(handle.model)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", [1000, 2000, 3000, 4000])
+@both_sizes
+@every_case
+def test_with_other_weights_gradients_are_right_or_refused(case: Case, which: int, weights: int) -> None:
+    wanted = expected(case, case.sizes[which], SEED, weights)
+    try:
+        _, found = run(case, case.sizes[which], case.arguments, weights)
+    except fa.SignalError as refused:
+        if "rows=" not in str(refused):
+            raise
+    else:
+        assert_same(found, wanted)
+    if "rows" not in case.arguments and case.stated[which]:
+        _, found = run(case, case.sizes[which], {**case.arguments, "rows": case.rows()}, weights)
+        assert_same(found, wanted)
 
 
 @every_case
