@@ -160,7 +160,8 @@ def check(one: Case, which: int) -> str:
     wanted = expected(one, sizes, SEED)
     for name, parameter in model.named_parameters():
         if (gradient := wanted.get(name)) is not None:
-            torch.testing.assert_close(parameter.grad, gradient, rtol=1e-9, atol=1e-11)
+            close = 1e-7 if one.library.startswith("snntorch") else 1e-9  # its spikes are float32
+            torch.testing.assert_close(parameter.grad, gradient, rtol=close, atol=close)
     points = [str(point) for point in handle.points]
     return "ok" if points == one.points(model) else f"other points: {points}"
 
