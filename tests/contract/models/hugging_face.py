@@ -237,12 +237,12 @@ TEXT = [
          {"encoder.block.*[0]": "n S D", "encoder.block.*[1]": "-", "decoder.block.*[0]": "n t D",
           "decoder.block.*[1]": "-", "decoder.block.*[2]": "-"},
          arguments={"points": ["encoder.block.*[0]", "decoder.block.*[0]"]},
-         stated=(True, True), **LABELLED,
+         stated=(False, True), **LABELLED,
          notes="the blocks also return their position biases, which belong to no sample"),
     Case("BartForConditionalGeneration, labels=", "transformers", lambda s: hf.BartForConditionalGeneration(
         hf.BartConfig(**seq2seq(s), max_position_embeddings=16, forced_eos_token_id=2)), translated, ("n t C",),
          {"model.encoder.layers.*": "n S D", "model.decoder.layers.*": "n t D"},
-         stated=(True, True), **LABELLED),
+         stated=(False, True), **LABELLED),
 ]  # fmt: skip
 
 VISION = [
@@ -287,10 +287,11 @@ VISION = [
     Case("DetrForObjectDetection", "transformers", detr, pictures(32), ("n t C", "n t C"),
          {"model.backbone.model.encoder.stages.*.layers.*": "n D H W", "model.encoder.layers.*": "n S D",
           "model.decoder.layers.*": "n t D"}, tap=lambda value: [value.logits, value.pred_boxes],
-         arguments={"output": (".logits", ".pred_boxes")},
-         stated=(True, True),
+         arguments={"output": (".logits", ".pred_boxes"), "rows": {"model.backbone.**": (0, None)}},
+         stated=(False, True),
          sizes=(Sizes(t=5), EQUAL._replace(t=16)), coupled=True,
-         notes="two heads, one row per query; the encoder and the backbone have no queries"),
+         notes="two heads, one row per query; the frozen part of the backbone, which rows= states, counts for the "
+         "width of the matrix alone"),
     Case("VideoMAEForVideoClassification", "transformers", lambda s: hf.VideoMAEForVideoClassification(
         hf.VideoMAEConfig(**image(s), **no_dropout(), num_frames=2, tubelet_size=2)), pictures(8, 2), ("n C",),
          {"videomae.encoder.layer.*": "n S D"}),
@@ -307,7 +308,7 @@ MIXED = [
                          suppress_tokens=None, begin_suppress_tokens=None)),
          lambda s: {"input_features": torch.randn(s.n, 5, 2 * s.s), "labels": ids(s.n, s.t, s.c)}, ("n t C",),
          {"model.encoder.layers.*": "n S D", "model.decoder.layers.*": "n t D"},
-         stated=(True, True), **LABELLED),
+         stated=(False, True), **LABELLED),
     Case("Wav2Vec2ForCTC", "transformers", wav2vec2, lambda s: {"input_values": torch.randn(s.n, 8 * s.t)}, ("n t C",),
          {"wav2vec2.encoder.layers.*": "n t D"}),
     Case("ASTForAudioClassification", "transformers", lambda s: hf.ASTForAudioClassification(hf.ASTConfig(

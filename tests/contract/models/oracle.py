@@ -64,19 +64,20 @@ def expected(case: Case, sizes: Sizes, seed: int, weights: int = 0) -> dict[str,
     # A point hears the tensors of the output that depend on it; one that nothing reads hears none.
     heard = [[reaches(output, each.tensor) for output in whole.tapped] for each in whole.arrived]
     errors, ends = errors_at(case, run, given)
-    for error in by_rows(case.error, errors, case.merged(sizes)):
-        hears = [any(reached[k] for k in error.tensors) for reached in heard]
-        widths = [width(each, error) for each in run.arrived]
-        counted = [
-            size
-            for size, listens, each in zip(widths, hears, whole.arrived, strict=True)
-            if listens or not each.tensor.requires_grad
-        ]
-        # Whether a tensor that hears nothing counts for the width of the shared matrix is tested elsewhere.
-        assert max(widths) == max(counted), f"{case.name}: a tensor that hears nothing is the widest"
-        numbers = fa.Uniform().matrix(seed, "shared", error.width, max(widths)).double()
-        for each, reached, listens in zip(run.arrived, heard, hears, strict=True):
-            if listens and each.tensor.requires_grad:
+    every = list(by_rows(case.error, errors, case.merged(sizes)))
+    # One matrix, as wide as the widest point. Whether what hears nothing counts is tested elsewhere.
+    widest = max(width(each, error) for error in every for each in run.arrived)
+    counted = (
+        width(each, error)
+        for error in every
+        for each, reached in zip(run.arrived, heard, strict=True)
+        if hears(error, reached) or not each.tensor.requires_grad
+    )
+    assert widest == max(counted), f"{case.name}: a tensor that hears nothing is the widest"
+    for error in every:
+        numbers = fa.Uniform().matrix(seed, "shared", error.width, widest).double()
+        for each, reached in zip(run.arrived, heard, strict=True):
+            if hears(error, reached) and each.tensor.requires_grad:
                 ends.append((each.tensor, signal(each, error, reached, numbers)))
     names, parameters = zip(*((n, p) for n, p in model.named_parameters() if p.requires_grad), strict=True)
     ends = [(tensor, gradient) for tensor, gradient in ends if tensor.requires_grad]
@@ -125,6 +126,11 @@ def forward(case: Case, model: nn.Module, given: Given, cut: bool) -> Run:
     tapped = tensors(made) if case.module else list(case.tap(value))
     assert len(tapped) == len(case.error), f"{case.name}: {len(tapped)} tensors carry the error"
     return Run(arrived, tapped, value)
+
+
+def hears(error: Rows, reached: Sequence[bool]) -> bool:
+    """Return whether a point hears an error, given which tensors of the output it reaches."""
+    return any(reached[k] for k in error.tensors)
 
 
 def reaches(output: Tensor, tensor: Tensor) -> bool:

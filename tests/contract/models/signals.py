@@ -502,7 +502,7 @@ SIGNALS = [
     case("DeepSets", DeepSets, lambda s: (torch.randn(s.n, s.t, s.d),), "n C",
          {"phi.1": "n S D", "phi.3": "n S D", "rho.1": "n D"}),
     case("Perceiver", Perceiver, lambda s: (torch.randn(s.n, 9, 3),), "n t C", {"layers.*": "n S D"},
-         stated=(True, True), notes="latent vectors belong to no output token"),
+         stated=(False, True), notes="latent vectors belong to no output token"),
     case("NeRF", RadianceField, lambda s: (torch.randn(s.n, s.t, 3),), ("n t C", "n t C"), {"acts.*": "n t D"},
          loss=composited),
 ]  # fmt: skip
