@@ -108,6 +108,7 @@ def test_an_unwritable_output_ends_in_two(command, tmp_path: Path) -> None:
     assert "Choose another output folder" in said.message
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_in_130_and_says_how_to_go_on(tmp_path: Path) -> None:
     options = shlex.split("train vision --rule shallow --epochs 100000 --limit 100 --device cpu --threads 1 --output")
     words = [*options, str(tmp_path)]
