@@ -67,11 +67,40 @@ def test_mistakes_are_named_before_anything_runs(words, expected: str, command, 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_log_that_is_not_there_says_where_it_was_looked_for(command, tmp_path: Path) -> None:
-    words = ("--data", "criteo", "--settings", "published", "--data-root", tmp_path / "none")
-    said = command("train", "ctr", *words, "--output", tmp_path / "runs")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "ctr", "--data", "criteo"),  # for which nothing was tuned, but that is not what lacks first
+        ("train", "ctr", "--data", "planted", "criteo", "--rule", "dfa", "--model", "dcn"),
+        ("train", "ctr", "--data", "criteo", "--settings", "published"),
+        ("train", "ctr", "--preset", "criteo-dcn"),
+        ("tune", "ctr", "--data", "criteo", "--model", "dcn"),
+    ],
+)
+def test_a_log_that_is_not_there_says_where_it_was_looked_for_and_comes_from(words, command, tmp_path: Path) -> None:
+    said = command(*words, "--data-root", tmp_path / "none", "--output", tmp_path / "runs")
     assert said.code == 2
-    assert f"{tmp_path}/none/criteo" in said.message
+    assert "Criteo Kaggle is missing. Expected:" in said.message
+    assert f"{tmp_path}/none/criteo/train.txt" in said.message
+    assert "see https://ailab.criteo.com/ressources/" in said.message
+    assert "pass it as the data root (--data-root), or set FEEDALIGN_DATA" in said.message
+    assert not list(tmp_path.rglob("record.json"))
+
+
+def test_a_log_that_is_there_and_was_not_tuned_says_so(command, data_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "criteo").mkdir()
+    (tmp_path / "criteo" / "train.txt").write_bytes((data_root / "criteo" / "criteo_train.txt").read_bytes())
+    said = command("train", "ctr", "--data", "criteo", "--data-root", tmp_path, "--output", tmp_path / "runs")
+    assert said.code == 2
+    assert "Expected settings of bp for criteo-fm, found none: it was not tuned" in said.message
+
+
+def test_a_page_in_place_of_a_log_is_called_one(command, tmp_path: Path) -> None:
+    (tmp_path / "criteo").mkdir()
+    (tmp_path / "criteo" / "train.txt").write_text("<!DOCTYPE html>\n<html>Sign in</html>\n", encoding="utf-8")
+    said = command("data", "check", "criteo", "--data-root", tmp_path)
+    assert said.code == 2
+    assert "criteo/train.txt is an HTML page, saved under the name of a data file" in said.out
 
 
 def test_real_rows_of_criteo_are_trained_on(command, data_root: Path, tmp_path: Path) -> None:

@@ -127,6 +127,7 @@ def test_a_study_that_dies_is_told_of(tmp_path: Path) -> None:
     assert "The study ode was ended from outside (status -9). Give it again alone." in str(done.error)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_keeps_what_is_finished_and_ends_at_once(tmp_path: Path) -> None:
     bound, ode = study("bound"), tmp_path / "ode"
     (tmp_path / "bound").mkdir()

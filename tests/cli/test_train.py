@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from feedalign.cli.app import parse
 from feedalign.cli.train import TrainVision, cpu_threads
+from feedalign.experiments.records import load_all
 from feedalign.rules import RULES
 
 
@@ -101,6 +103,34 @@ def test_a_loss_that_is_no_number_ends_in_one(command, tmp_path: Path) -> None:
     assert "Try a learning rate a tenth as large" in said.message
 
 
+def test_an_option_of_several_values_may_be_given_several_times(command, tmp_path: Path) -> None:
+    words = "train vision --rule bp --epochs 1 --widths 16 --rule=dfa --limit 200 --widths 8 --device cpu --threads 1"
+    said = command(*words.split(), "--output", tmp_path)
+    assert said.code == 0
+    records = [run.record for run in load_all(tmp_path)]
+    assert [record.rule for record in records] == ["bp", "dfa"]
+    assert all(record.config["model"]["widths"] == [16, 8] for record in records)
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "expected"),
+    [
+        ("train vision --rule bp --rule dfa shallow --rule fa", "rule", ("bp", "dfa", "shallow", "fa")),
+        ("train ctr --data planted --seeds 3 --data criteo-sample", "data", ("planted", "criteo-sample")),
+        ("train lm --rule=bp --rule=dfa --threads 1", "rule", ("bp", "dfa")),
+        ("tune graph --rule bp --rule dfa", "rule", ("bp", "dfa")),
+        ("bench step --cases mlp-8x1024 --methods backprop --methods dfa", "methods", ("backprop", "dfa")),
+        ("bench memory --depths 8 --depths 16 32", "depths", (8, 16, 32)),
+    ],
+)
+def test_values_of_all_places_are_kept_in_their_order(words: str, name: str, expected: tuple[object, ...]) -> None:
+    assert getattr(parse(words.split()), name) == expected
+
+
+def test_of_an_option_of_one_value_the_last_counts() -> None:
+    assert parse(["train", "vision", "--epochs", "1", "--rule", "bp", "--epochs", "2", "--rule", "dfa"]).epochs == 2
+
+
 def test_an_unwritable_output_ends_in_two(command, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     said = command("train", "vision", "--output", tmp_path / "file" / "runs")
@@ -108,6 +138,7 @@ def test_an_unwritable_output_ends_in_two(command, tmp_path: Path) -> None:
     assert "Choose another output folder" in said.message
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_in_130_and_says_how_to_go_on(tmp_path: Path) -> None:
     options = shlex.split("train vision --rule shallow --epochs 100000 --limit 100 --device cpu --threads 1 --output")
     words = [*options, str(tmp_path)]

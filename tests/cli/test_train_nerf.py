@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -89,6 +90,51 @@ def test_runs_with_other_settings_have_another_name() -> None:
     (config, *_) = other.configs()
     assert config.name == "traced_shrink-2_iterations-70_learning-rate-0.01"
     assert (config.iterations, config.every, config.data.shrink) == (70, 35, 2)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A data root with a folder of one's own: pictures of noise, each through another lens."""
+    for part in ("train", "val", "test"):
+        frames = []
+        for number in range(2):
+            path = tmp_path / "own" / part / f"r_{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.random.default_rng(number).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(path)
+            matrix = np.eye(4)
+            matrix[:3, 3] = number / 10, 0, 4
+            lens = {"fl_x": 20.0 + number, "fl_y": 24.0, "cx": 7.5, "cy": 6.5, "w": 16, "h": 12}
+            frames.append({"file_path": f"{part}/r_{number}", "transform_matrix": matrix.tolist(), **lens})
+        content = {"aabb_scale": 16, "camera_model": "OPENCV", "k1": 0, "frames": frames}
+        (tmp_path / "own" / f"transforms_{part}.json").write_text(json.dumps(content), encoding="utf-8")
+    return tmp_path
+
+
+def test_a_scene_of_ones_own_with_a_lens_a_frame_is_trained_and_rendered(own: Path, command) -> None:
+    words = ("train", "nerf", "--data", "own", "--rule", "dfa", *SHORT, "--data-root", own, "--output", own / "runs")
+    said = command(*words)
+    assert said.code == 0
+    assert "Not used, since no ray depends on it: `aabb_scale`" in said.message
+    (run,) = load_all(own / "runs")
+    assert run.record.data == {"train": 2, "validation": 2, "test": 2, "height": 12, "width": 16, "name": "own"}
+    assert len(run.record.metrics["test"]["views"]) == 1
+    render = ("render", run.directory, "--data-root", own, "--frames", "2", "--grid", "4", "--threads", "1")
+    for path in ("test", "turntable"):
+        assert command(*render, "--path", path, "--output", own / f"{path}.gif").code == 0
+        assert command(*render, "--path", path, "--output", own / f"{path}.png").code == 0
+    with Image.open(own / "test.gif") as image:
+        assert image.size == (32, 12)  # beside the photographs
+
+
+def test_a_lens_that_is_no_pinhole_ends_in_two(own: Path, command) -> None:
+    path = own / "own" / "transforms_val.json"
+    path.write_text(path.read_text(encoding="utf-8").replace("OPENCV", "OPENCV_FISHEYE"), encoding="utf-8")
+    said = command("train", "nerf", "--data", "own", "--data-root", own, "--output", own / "runs", *SHORT)
+    assert said.code == 2
+    assert f"{path}, top level: expected the `camera_model` of a pinhole" in said.message
+    assert "found 'OPENCV_FISHEYE'. Undistort the pictures first" in said.message
+    assert not (own / "runs").exists()
 
 
 def test_a_search_of_no_runs_is_refused(command) -> None:

@@ -21,6 +21,8 @@ from feedalign.experiments.optimisation import ScheduleConfig
 from feedalign.experiments.progress import Silent
 from feedalign.experiments.vision import preset, run
 
+pytestmark = pytest.mark.usefixtures("interruptible")
+
 # Dropout draws from the global random numbers, momentum and the schedule have a state of their own.
 CONFIG = replace(
     preset("digits-demo", "dfa"),
@@ -128,6 +130,18 @@ def test_second_interrupt_stops_at_once(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         run(CONFIG, tmp_path, progress=At(3, twice))
+
+
+def test_run_that_ignores_ctrl_c_goes_on_and_stops_at_sigterm(uninterrupted, tmp_path):
+    """As a shell starts a command in the background: Ctrl-C is for the command in the foreground alone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the fixture puts back what was there
+    progress = At(3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    run(CONFIG, tmp_path / "whole", progress=progress, keep_checkpoint=True)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    assert_same(tmp_path / "whole", uninterrupted)
+    with pytest.raises(Interrupted):
+        run(CONFIG, tmp_path / "stopped", progress=At(3, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_finished_run_leaves_no_checkpoint(tmp_path):

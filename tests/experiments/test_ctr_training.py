@@ -168,6 +168,7 @@ RESUMED = {
 
 @pytest.mark.parametrize("name", RESUMED)
 @pytest.mark.parametrize("step", [1, 20])
+@pytest.mark.usefixtures("interruptible")
 def test_stopped_run_ends_with_the_same_bits(name, step, log, tmp_path):
     config = replace(RESUMED[name], epochs=3)
     read = {"read": lambda _: log}

@@ -8,6 +8,7 @@ import pickle
 import shutil
 import tarfile
 import threading
+import tracemalloc
 
 import pytest
 import torch
@@ -233,6 +234,87 @@ def test_changed_file_is_refused(data_root, tmp_path):
         DataError, match=r"damaged or was changed: expected sha256 f7ae60.*, found .* It was not opened"
     ):
         fetch(LABELS, tmp_path)
+
+
+def repacked(path, content=None):
+    """Pack the content of a gzip file anew: with a name and a time in its header, and less tightly."""
+    content = gzip.decompress(path.read_bytes()) if content is None else content
+    with path.open("wb") as file, gzip.GzipFile("other-name", "wb", 1, file, mtime=1_234_567_890) as packed:
+        packed.write(content)
+
+
+def test_mnist_that_was_packed_anew_is_mnist(data_root, tmp_path):
+    shutil.copytree(data_root / "mnist", tmp_path / "mnist")
+    for file in mnist.MNIST:
+        path = tmp_path / file.places[0].path
+        before = path.read_bytes()
+        repacked(path)
+        assert path.read_bytes() != before
+        assert fetch(file, tmp_path, download=False) == path
+    found = DATASETS["mnist"].read(tmp_path, download=False)
+    upstream = DATASETS["mnist"].read(data_root, download=False)
+    assert torch.equal(found.train.images, upstream.train.images)
+    assert torch.equal(found.test.labels, upstream.test.labels)
+
+
+@pytest.mark.parametrize("change", ["one byte", "one more", "cut off", "no gzip"])
+def test_other_content_that_was_packed_anew_is_refused(change, data_root, tmp_path):
+    path = copy(data_root, tmp_path)
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[100] ^= change == "one byte"
+    repacked(path, bytes(content) + b"x" * (change == "one more"))
+    if change == "cut off":
+        path.write_bytes(path.read_bytes()[:-9])
+    if change == "no gzip":
+        path.write_bytes(bytes(content))
+    with pytest.raises(DataError, match=r"ubyte.gz is (not the upstream file|truncated): expected 4,542 bytes"):
+        fetch(LABELS, tmp_path, download=False)
+
+
+def test_a_packed_file_is_unpacked_no_further_than_its_content_is_long(data_root, tmp_path):
+    """A small file may unpack to more than there is memory for."""
+    path = copy(data_root, tmp_path)
+    with gzip.open(path, "wb") as packed:
+        for _ in range(8):
+            packed.write(bytes(2**24))  # 128 MiB in all
+    tracemalloc.start()
+    with pytest.raises(DataError, match="is not the upstream file"):
+        fetch(LABELS, tmp_path, download=False)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**20
+
+
+PAGES = (
+    b"<!DOCTYPE html>\n<html><body>403 Forbidden</body></html>",
+    b"\xef\xbb\xbf\n  <html lang='en'><head><title>Sign in</title></head></html>",
+    b"<?xml version='1.0'?>\n<!-- saved -->\n<!doctype HTML><HTML></HTML>",
+)
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("size", [None, 4_542])
+def test_a_page_under_the_name_of_a_file_is_called_one(page, size, data_root, tmp_path):
+    path = copy(data_root, tmp_path)
+    path.write_bytes(page.ljust(size or 0))  # of another size than the file, and of the same
+    with pytest.raises(DataError, match=r"ubyte.gz is an HTML page, saved under the name of a data file.* Delete it"):
+        fetch(LABELS, tmp_path, download=False)
+
+
+def test_a_page_under_the_name_of_an_archive_or_a_batch_is_called_one(tmp_path):
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(PAGES[0])
+    with pytest.raises(DataError, match=r"cifar-10-python.tar.gz is an HTML page"):
+        cifar.read(tmp_path, download=False)
+    (tmp_path / cifar.FOLDER).mkdir()
+    (tmp_path / cifar.FOLDER / "test_batch").write_bytes(PAGES[0])
+    with pytest.raises(DataError, match=r"test_batch is an HTML page"):
+        cifar.read(tmp_path, download=False)
+
+
+def test_a_file_that_merely_holds_a_tag_is_no_page(tmp_path):
+    (tmp_path / "labels").write_bytes(b"text with <html> in it")
+    with pytest.raises(DataError, match="is not the upstream file: expected 3 bytes, found 22"):
+        fetch(File((Place("labels", "sha256:0", 3),), ()), tmp_path)
 
 
 def test_missing_file_names_the_places_and_the_ways_out(tmp_path):

@@ -180,6 +180,7 @@ RESUMED = {
 
 @pytest.mark.parametrize("name", RESUMED)
 @pytest.mark.parametrize("step", [1, 7, 11])
+@pytest.mark.usefixtures("interruptible")
 def test_stopped_run_ends_with_the_same_bits(name, step, tmp_path):
     experiment, config = RESUMED[name]
     whole = experiment.run(config, tmp_path / "whole", keep_checkpoint=True)

@@ -193,6 +193,7 @@ RESUMED = {
 
 @pytest.mark.parametrize("name", RESUMED)
 @pytest.mark.parametrize("step", [3, 10, 14])
+@pytest.mark.usefixtures("interruptible")
 def test_stopped_run_ends_with_the_same_bits(name, step, tmp_path, data):
     config = replace(TINY, epochs=3, every=6, **RESUMED[name])
     whole = run(config, tmp_path / "whole", data, keep_checkpoint=True)

@@ -142,7 +142,7 @@ def test_colours_become_levels_of_a_byte():
 
 
 def test_a_film_is_an_endless_gif_of_its_frames(model, scene, tmp_path):
-    frames = film(model, scene, scene.test.poses, depth=True, beside=scene.test.images)
+    frames = film(model, scene, scene.test.poses, depth=True, views=scene.test)
     assert frames[0].shape == (16, 3 * 16, 3)
     torch.testing.assert_close(frames[1][:, :16], scene.test.images[1])
     path = write_gif(tmp_path / "film.gif", frames, per_second=10)

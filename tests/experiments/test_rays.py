@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from feedalign.experiments.data.cameras import average_pose, look_at, recentred
+from feedalign.experiments.data.cameras import Intrinsics, average_pose, centred, look_at, recentred
 from feedalign.experiments.data.scenes import Scene, SceneConfig, Views, load_scene
 from feedalign.experiments.nerf.ndc import ndc_rays
 from feedalign.experiments.nerf.paths import scene_path, spiral, turntable
@@ -42,7 +42,7 @@ def small_scene(**fields):
     forward = torch.eye(4)[:3].expand(3, 3, 4).clone()
     forward[:, :, 3] = torch.randn(3, 3) * 0.1
     views = Views(images, forward, ("a", "b", "c"))
-    scene = Scene("small", views, views, views, 4, 6, 5.0, 0.0, 1.0, False, False, (1.5, 8.0))
+    scene = Scene("small", views, views, views, 4, 6, centred(5.0, 4, 6), 0.0, 1.0, False, False, (1.5, 8.0))
     return replace(scene, **fields)
 
 
@@ -163,6 +163,60 @@ def test_what_the_camera_sees_fills_the_cube():
         torch.testing.assert_close(place[..., 0].amax(), torch.tensor(39 / 40))  # the centre of the last pixel
         torch.testing.assert_close(place[..., 1].amin(), torch.tensor(-29 / 30))
     torch.testing.assert_close(step[..., :2], torch.zeros(30, 40, 2))  # its rays are parallel
+
+
+def test_what_a_camera_with_other_intrinsics_sees_fills_the_cube():
+    camera = Intrinsics(25.0, 35.0, 12.0, 19.0)
+    origins, directions = camera_rays(torch.eye(4)[:3], 30, 40, camera)
+    start, step = ndc_rays(origins, directions, 30, 40, camera)
+    # The centres of the first and the last pixel, which are half a pixel from the edges of 40 columns and 30 rows.
+    for place in (start, start + step):
+        torch.testing.assert_close(place[..., 0].aminmax(), (torch.tensor(-39 / 40), torch.tensor(39 / 40)))
+        torch.testing.assert_close(place[..., 1].aminmax(), (torch.tensor(-29 / 30), torch.tensor(29 / 30)))
+    torch.testing.assert_close(start[0, 0, :2], torch.tensor([-39 / 40, 29 / 30]))
+    # A frustum that is not symmetric, by its edges at the near plane, as in graphics.
+    near, far_away = 0.4, 1e9
+    left, right = -near * 12 / 25, near * 28 / 25
+    bottom, top = -near * 11 / 35, near * 19 / 35
+    matrix = torch.tensor(
+        [
+            [2 * near / (right - left), 0, (right + left) / (right - left), 0],
+            [0, 2 * near / (top - bottom), (top + bottom) / (top - bottom), 0],
+            [0, 0, -1, -2 * near],
+            [0, 0, -1, 0],
+        ]
+    )
+    origins, directions = torch.randn(50, 3) * 0.2, torch.randn(50, 3) * 0.5
+    directions[:, 2] = -1 - torch.rand(50)
+    start, step = ndc_rays(origins, directions, 30, 40, camera, near)
+    for travelled in (0.3, 2.0, far_away):
+        points = origins + (travelled - (near + origins[:, 2:]) / directions[:, 2:]) * directions
+        share = 1 + near / points[:, 2:]
+        *place, weight = (torch.cat([points, torch.ones(50, 1)], dim=1) @ matrix.T).unbind(-1)
+        torch.testing.assert_close(start + share * step, torch.stack(place, dim=-1) / weight[:, None])
+
+
+def by_one_focal_length(poses, height, width, focal):
+    """Rays of centred cameras with square pixels, as they were before there were other intrinsics."""
+    rows = torch.arange(height, dtype=poses.dtype)[:, None]
+    columns = torch.arange(width, dtype=poses.dtype)[None, :]
+    right = (columns + 0.5 - width / 2) / focal + torch.zeros_like(rows)
+    up = (height / 2 - rows - 0.5) / focal + torch.zeros_like(columns)
+    local = torch.stack([right, up, -torch.ones_like(right)], dim=-1)
+    directions = torch.einsum("...ij,hwj->...hwi", poses[..., :3], local)
+    return poses[..., None, None, :, 3].expand_as(directions).reshape(-1, 3), directions.reshape(-1, 3)
+
+
+@pytest.mark.parametrize("name", ["traced", "lego", "tiny-lego", "fern"])
+def test_scenes_with_one_focal_length_have_the_very_rays_of_it(name, request):
+    root = None if name == "traced" else request.getfixturevalue("data_root")
+    shrink = {"fern": 8, "lego": 5}.get(name, 1)
+    scene = load_scene(SceneConfig(name, shrink=shrink, size=24, limit=3, held_limit=1, ndc=False), root)
+    assert scene.train.intrinsics is None
+    places, directions = by_one_focal_length(scene.train.poses, scene.height, scene.width, scene.focal)
+    rays, _ = all_rays(scene.train, scene)
+    assert torch.equal(rays.origins, places)
+    assert torch.equal(rays.directions, directions)
 
 
 def test_rays_that_do_not_point_forward_have_no_device_coordinates():

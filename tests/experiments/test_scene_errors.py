@@ -90,7 +90,7 @@ def refused(path, message, **options):
     said = str(caught.value)
     assert str(path) in said
     assert re.search(message, said), said
-    assert re.search(r"\bDo ", said), said
+    assert re.search(r"\. (Do |Add |Correct |Delete |Scale |Take |Undistort )", said), said
 
 
 def change(path, edit):
@@ -253,6 +253,16 @@ def test_photographs_of_another_size_than_the_cameras(photographed):
     refused(path, r"does not fit .*: expected a picture of 16 x 16 pixels .* 64 x 64 made 4 times", shrink=4)
 
 
+def test_hidden_files_are_no_photographs(photographed):
+    before = load_scene(SceneConfig("scene", shrink=4), photographed.parent)
+    for name in (".DS_Store", "._0.png", "._8.png", ".hidden.jpg"):
+        (photographed / "images_4" / name).write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X")
+    (photographed / "._images_2").write_bytes(b"Mac OS X")
+    after = load_scene(SceneConfig("scene", shrink=4), photographed.parent)
+    assert after.train.names == before.train.names
+    assert torch.equal(after.train.images, before.train.images)
+
+
 def test_a_size_of_photographs_that_is_not_there(photographed):
     refused(photographed / "images", "found those for a `shrink` of 4. Do choose another `shrink`")
     refused(photographed / "images_2", "found those for a `shrink` of 4", shrink=2)
@@ -330,6 +340,34 @@ def test_an_archive_with_a_pickle_is_never_opened(packed, tmp_path):
 
 def test_an_archive_on_white(packed):
     refused(packed[0], "expected the background 'black'.* Do leave `background` out", background="white")
+
+
+# Pages in place of files
+
+PAGE = b"\xef\xbb\xbf\n<!DOCTYPE html>\n<html><body>Please sign in</body></html>\n"
+
+
+def refused_as_a_page(path, **options):
+    kept = path.read_bytes()
+    path.write_bytes(PAGE)
+    refused(
+        path, "is an HTML page, saved under the name of a data file: .* that begins with '<!DOCTYPE html>'", **options
+    )
+    path.write_bytes(kept)
+
+
+def test_pages_in_place_of_files_of_blenders_format(rendered):
+    refused_as_a_page(rendered / "test" / "r_1.png")
+    refused_as_a_page(rendered / "transforms_val.json")
+
+
+def test_pages_in_place_of_photographs_and_their_cameras(photographed):
+    refused_as_a_page(photographed / "images_4" / "3.png", shrink=4)
+    refused_as_a_page(photographed / "poses_bounds.npy", shrink=4)
+
+
+def test_a_page_in_place_of_an_archive(packed):
+    refused_as_a_page(packed[0])
 
 
 # Configurations

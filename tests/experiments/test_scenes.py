@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import avg_pool2d, grid_sample
 
-from feedalign.experiments.data.cameras import camera_rays
+from feedalign.experiments.data.cameras import camera_rays, centred
 from feedalign.experiments.data.scenes import SCENES, Scene, SceneConfig, Views, load_scene
 from feedalign.experiments.errors import DataError
 from feedalign.experiments.nerf.rays import all_rays
@@ -224,7 +224,7 @@ def valid():
     def views(name):
         return Views(torch.full((1, 2, 2, 3), 0.5), torch.eye(4)[None, :3], (name,))
 
-    return Scene("s", views("a"), views("b"), views("c"), 2, 2, 1.0, 2.0, 6.0, False, True, (2.0, 6.0))
+    return Scene("s", views("a"), views("b"), views("c"), 2, 2, centred(1.0, 2, 2), 2.0, 6.0, False, True, (2.0, 6.0))
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def valid():
         (lambda s: {"test": replace(s.test, poses=s.test.poses.double())}, r"`test.poses`.* and torch.float64"),
         (lambda s: {"train": replace(s.train, images=s.train.images * 4)}, r"`train.images` within 0 and 1, .* to 2"),
         (lambda s: {"near": 6.0}, r"0 <= near < far, found 1, 6 and 6"),
-        (lambda s: {"focal": 0.0}, r"focal length above 0"),
+        (lambda s: {"camera": centred(0.0, 2, 2)}, r"focal length above 0"),
     ],
 )
 def test_a_scene_that_cannot_be_learnt_is_refused(change, message):

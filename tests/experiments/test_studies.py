@@ -64,6 +64,7 @@ def test_a_trial_is_as_good_as_the_mean_of_its_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("run", [1, 4, 8])
+@pytest.mark.usefixtures("interruptible")
 def test_a_stopped_search_chooses_what_it_would_have_chosen(run: int, tmp_path: Path) -> None:
     whole = tune(karate(tmp_path / "whole"))
     with pytest.raises(Interrupted):

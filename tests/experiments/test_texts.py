@@ -290,6 +290,63 @@ def test_parquet_is_the_same_text_as_files(tmp_path):
         read(tmp_path / "parquet", download=False)
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([" a ", None, " b "], r"train-00001-of-00002.parquet, row 2: expected text in the column `text`, found None"),
+        ([" a ", " b ", None], r"row 3: expected text .*, found None in a column of type String"),
+        ([None, None], r"row 1: expected text .*, found None in a column of type Null"),
+        ([3, 4], r"row 1: expected text .*, found 3 in a column of type Int64. Correct or drop that row"),
+        ([0.5], r"row 1: expected text .*, found 0.5 in a column of type Float64"),
+        ([b"a"], r"row 1: expected text .*, found b'a' in a column of type Binary"),
+        ([["a"]], r"row 1: expected text .*, found \['a'\] in a column of type List"),
+        ([True], r"row 1: expected text .*, found True in a column of type Boolean"),
+    ],
+)
+def test_parquet_of_something_else_than_text_is_refused(rows, message, tmp_path):
+    polars = pytest.importorskip("polars")
+    folder = tmp_path / "wikitext-2-raw"
+    folder.mkdir()
+    for part in ("train", "validation", "test"):
+        polars.DataFrame({"text": [" good "]}).write_parquet(folder / f"{part}-00000-of-00002.parquet")
+    assert list(wikitext.reader("wikitext-2")(tmp_path, download=False).train.lines()) == [" good"]
+    polars.DataFrame({"text": rows}).write_parquet(folder / "train-00001-of-00002.parquet")
+    with pytest.raises(DataError, match=message):
+        wikitext.reader("wikitext-2")(tmp_path, download=False)
+
+
+def test_a_page_in_place_of_a_parquet_file_is_called_one(tmp_path):
+    pytest.importorskip("polars")
+    folder = tmp_path / "wikitext-2-raw"
+    folder.mkdir()
+    for part in ("train", "validation", "test"):
+        (folder / f"{part}-00000-of-00001.parquet").write_text("<!doctype html><html></html>", encoding="utf-8")
+    with pytest.raises(DataError, match=r"train-00000-of-00001.parquet is an HTML page"):
+        wikitext.reader("wikitext-2")(tmp_path, download=False)
+
+
+MARK = b"\xef\xbb\xbf"
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path):
+    contents = {"plain": b"", "marked": MARK}
+    found = {}
+    for name, mark in contents.items():
+        (tmp_path / name / "text").mkdir(parents=True)
+        for part in ("train", "validation", "test"):
+            (tmp_path / name / "text" / f"{part}.txt").write_bytes(mark + f"first {part}\nsecond\n".encode())
+        found[name] = load_text(TextConfig("text", vocabulary=300), tmp_path / name, cache=tmp_path / "cache")
+    plain, marked = found["plain"], found["marked"]
+    assert (marked.digest, marked.encoding, marked.counts) == (plain.digest, plain.encoding, plain.counts)
+    assert marked.train.tokens.tolist() == plain.train.tokens.tolist()
+    assert next(Text("", MARK + b"first\n").lines()) == "first"
+    assert list(Text("", b"a\n" + MARK + b"b\n").lines()) == ["a", "\ufeffb"]  # it marks nothing but a beginning
+    with pytest.raises(DataError, match="found only blanks"):
+        next(Text("", MARK + b"\n").lines())
+    with pytest.raises(DataError, match="line 2 holds the byte 0xff, at byte 5 of the file"):
+        list(Text("", MARK + b"a\n\xff\xfe\n").lines())
+
+
 def test_archive_is_read_where_its_hash_is_right(tmp_path, monkeypatch):
     archive = tmp_path / "wikitext-2-v1.zip"
     with zipfile.ZipFile(archive, "w") as packed:

@@ -1,5 +1,6 @@
 """The commands and their help."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -81,7 +82,16 @@ class Command(Protocol):
 
 
 def parse(arguments: Sequence[str]) -> Command:
-    """Return the command that the words of a command line stand for; exits with a message if they stand for none."""
+    """Return the command that the words of a command line stand for; exits with a message if they stand for none.
+
+    An option that takes several values may be given several times: ``--rule bp --rule dfa`` is ``--rule bp dfa``.
+    """
+    command = _parsed(arguments)
+    repeated = [name for name in _repeated(arguments) if isinstance(getattr(command, name, None), tuple)]
+    return _parsed(_joined(arguments, repeated)) if repeated else command
+
+
+def _parsed(arguments: Sequence[str]) -> Command:
     command: Command = _app().cli(
         prog="feedalign",
         description=DESCRIPTION,
@@ -89,6 +99,33 @@ def parse(arguments: Sequence[str]) -> Command:
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
     )
     return command
+
+
+def _option(word: str) -> str | None:
+    """Return the name of the attribute that an option sets, None for a word that is no option."""
+    return word[2:].partition("=")[0].replace("-", "_") if word.startswith("--") and len(word) > 2 else None
+
+
+def _repeated(arguments: Sequence[str]) -> list[str]:
+    """Return the options that are given several times, by the names of their attributes."""
+    return [name for name, count in Counter(map(_option, arguments)).items() if name is not None and count > 1]
+
+
+def _joined(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return a command line in which each of some options stands once, with the values of all its places."""
+    values: dict[str, list[str]] = {name: [] for name in names}
+    kept: list[str] = []
+    current = kept
+    for word in arguments:
+        name = _option(word)
+        if name in values:
+            current = values[name]
+            current += [word.partition("=")[2]] if "=" in word else []
+            continue
+        if word.startswith("--"):
+            current = kept
+        current.append(word)
+    return [*kept, *(word for name, found in values.items() for word in (f"--{name.replace('_', '-')}", *found))]
 
 
 def _app() -> SubcommandApp:

@@ -99,14 +99,14 @@ class Render:
     def write(self, found: Restored) -> None:
         """Render the path and write the file."""
         scene, poses = found.scene, self.poses(found)
-        beside = scene.test.images if self.path == "test" else None
+        views = scene.test if self.path == "test" else None
         if self.output.suffix == STILL:
-            write_png(self.output, strip(found.model, scene, poses), largest=None)
+            write_png(self.output, strip(found.model, scene, poses, views), largest=None)
             return
         with Progress(console=standard_error(), transient=True) as bars:
             task = bars.add_task("Frames", total=len(poses))
             frames = film(
-                found.model, scene, poses, depth=self.depth, beside=beside,
+                found.model, scene, poses, depth=self.depth, views=views,
                 told=lambda done, _: bars.update(task, completed=done),
             )  # fmt: skip
         write_gif(self.output, frames, self.per_second, self.largest)

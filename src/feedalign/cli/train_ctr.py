@@ -16,6 +16,7 @@ from feedalign.cli.train import cpu_threads
 from feedalign.experiments.ctr import CTR, Config, preset, presets
 from feedalign.experiments.ctr.presets import cell
 from feedalign.experiments.ctr.tables import ctr_tables
+from feedalign.experiments.data.clicks import CLICKS
 from feedalign.experiments.records import load_all
 from feedalign.experiments.report import write_report
 from feedalign.experiments.settings import named, with_settings
@@ -78,6 +79,7 @@ class TrainCtr:
 
     def run(self) -> None:
         """Train, print the tables, and write the report."""
+        self.require_logs()
         configs = self.configs()
         with cpu_threads(self.threads), one_bar(len(configs)) as progress:
             CTR.sweep(configs, self.output, root=self.data_root, progress=progress, shared=True)
@@ -93,6 +95,17 @@ class TrainCtr:
             return self.preset
         ending = "-published" if self.settings == "published" else ""
         return tuple(cell(log, kind) + ending for log in logs(self.data) for kind in networks(self.model))
+
+    def require_logs(self) -> None:
+        """Check that all logs are there or can be downloaded, before it matters whether networks were tuned on them.
+
+        Raises:
+            DataError: One is not there and cannot be downloaded.
+        """
+        rows = presets(tuned(self.tuned))
+        for log in dict.fromkeys(named(rows, name).config.data.name for name in self.names):
+            if log in CLICKS:
+                CLICKS[log].require(self.data_root)
 
     def configs(self) -> list[Config]:
         """Return one configuration per preset, seed and rule, those of one preset next to each other.

@@ -57,12 +57,17 @@ def polite_stop() -> Iterator[Stop]:
     """Turn the first Ctrl-C (or SIGTERM) into a request, so that a step is never left half done.
 
     The second one stops at once. Outside of the main thread, where Python delivers no signals, this does nothing.
+
+    A signal that is ignored stays ignored: a shell starts what a script runs in the background that way, so that Ctrl-C
+    stops the command in the foreground alone. SIGTERM, which ``kill`` sends, is the way to stop such a run.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # None is a handler that was not set from Python, and that Python cannot put back.
+    before = {number: handler for number, handler in found.items() if handler not in (signal.SIG_IGN, None)}
 
     def restore() -> None:
         for number, handler in before.items():

@@ -1,8 +1,13 @@
 r"""Cameras: where they stand, where they look, and the ray that each pixel sees.
 
 A pose ``[3, 4]`` takes a point of the camera's own space to the world: three columns for its axes (x to the right, y
-up, z backward, so that it looks along -z) and one for its place. Letters: ``H`` height and ``W`` width of a picture.
+up, z backward, so that it looks along -z) and one for its place. Intrinsics say where a point ``(x, y, z)`` of the
+camera's own space is seen: at column ``centre_x - focal_x * x / z`` and row ``centre_y + focal_y * y / z`` from the
+upper left corner of the picture, so that the centre of the first pixel is at 0.5. There is no distortion. Letters:
+``H`` height and ``W`` width of a picture.
 """
+
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +16,29 @@ from torch.nn.functional import normalize
 from feedalign.experiments.errors import DataError
 
 TOLERANCE = 1e-2  # what rounding in a camera file may do to a rotation
+
+Number = TypeVar("Number", float, Tensor)
+
+
+class Intrinsics(NamedTuple, Generic[Number]):
+    """The intrinsics of a pinhole camera in pixels: numbers for one camera, tensors ``[...]`` for several.
+
+    Attributes:
+        focal_x: Focal length in widths of a pixel.
+        focal_y: Focal length in heights of a pixel; other than ``focal_x`` where pixels are not square.
+        centre_x: Column of the principal point from the left edge of the picture.
+        centre_y: Row of the principal point from the upper edge.
+    """
+
+    focal_x: Number
+    focal_y: Number
+    centre_x: Number
+    centre_y: Number
+
+
+def centred(focal: float, height: float, width: float) -> Intrinsics[float]:
+    """Return the intrinsics of a camera with square pixels and the principal point in the middle of the picture."""
+    return Intrinsics(focal, focal, width / 2, height / 2)
 
 
 def look_at(places: Tensor, targets: Tensor, up: Tensor) -> Tensor:
@@ -26,39 +54,44 @@ def look_at(places: Tensor, targets: Tensor, up: Tensor) -> Tensor:
     return torch.stack([right, torch.linalg.cross(back, right), back, places], dim=-1)
 
 
-def camera_rays(poses: Tensor, height: int, width: int, focal: float) -> tuple[Tensor, Tensor]:
+def camera_rays(
+    poses: Tensor, height: int, width: int, camera: float | Intrinsics[float] | Intrinsics[Tensor]
+) -> tuple[Tensor, Tensor]:
     """Return origins and directions ``[..., H, W, 3]`` of the rays through the centres of all pixels.
 
     Directions are not normalised: one step along a ray is one unit of depth. Rays through pixels of a picture made
-    ``k`` times as large, with ``k`` times the focal length, sample each pixel ``k * k`` times, evenly.
+    ``k`` times as large, with ``k`` times the intrinsics, sample each pixel ``k * k`` times, evenly.
 
     Args:
         poses: ``[..., 3, 4]``.
         height: H.
         width: W.
-        focal: In pixels.
+        camera: The intrinsics: one camera's, or tensors ``[...]`` with those of each pose. A number is a focal length
+            in pixels and stands for :func:`centred` intrinsics.
     """
+    if not isinstance(camera, Intrinsics):
+        camera = centred(camera, height, width)
     rows = torch.arange(height, dtype=poses.dtype, device=poses.device)
     columns = torch.arange(width, dtype=poses.dtype, device=poses.device)
-    local = pixel_directions(rows[:, None], columns[None, :], height, width, focal)  # [H, W, 3]
-    directions = torch.einsum("...ij,hwj->...hwi", poses[..., :3], local)
+    if isinstance(camera.focal_x, Tensor):
+        camera = Intrinsics(*(values.to(poses)[..., None, None] for values in camera))
+    local = pixel_directions(rows[:, None], columns[None, :], camera)  # [H, W, 3], or [..., H, W, 3]
+    directions = torch.einsum("...ij,...hwj->...hwi", poses[..., :3], local)
     return poses[..., None, None, :, 3].expand_as(directions), directions
 
 
-def pixel_directions(rows: Tensor, columns: Tensor, height: int, width: int, focal: float) -> Tensor:
+def pixel_directions(rows: Tensor, columns: Tensor, camera: Intrinsics[float] | Intrinsics[Tensor]) -> Tensor:
     """Return the directions ``[..., 3]``, in the camera's own space, through centres of pixels.
 
     The centre of pixel 0 is at 0.5; the code of NeRF's authors aims at its corner.
 
     Args:
-        rows: Numbers of the pixels from the top, floating; broadcast with ``columns``.
+        rows: Numbers of the pixels from the top, floating; broadcast with ``columns`` and the intrinsics.
         columns: Their numbers from the left.
-        height: H.
-        width: W.
-        focal: In pixels.
+        camera: The intrinsics.
     """
-    right = (columns + 0.5 - width / 2) / focal + torch.zeros_like(rows)
-    up = (height / 2 - rows - 0.5) / focal + torch.zeros_like(columns)
+    right = (columns + 0.5 - camera.centre_x) / camera.focal_x + torch.zeros_like(rows)
+    up = (camera.centre_y - rows - 0.5) / camera.focal_y + torch.zeros_like(columns)
     return torch.stack([right, up, -torch.ones_like(right)], dim=-1)
 
 

@@ -13,7 +13,7 @@ import torch
 
 from feedalign.experiments.data.images import RawImages, Samples
 from feedalign.experiments.data.pickles import ArraysOnly
-from feedalign.experiments.data.root import File, Place, fetch, missing
+from feedalign.experiments.data.root import File, Place, fetch, missing, refuse_html
 from feedalign.experiments.errors import DataError
 
 FOLDER = "cifar-10-batches-py"
@@ -80,11 +80,15 @@ def _source(root: Path, *, download: bool) -> Path:
 
 
 def _folder(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in BATCHES if (folder / name).is_file()}
+    found = [name for name in BATCHES if (folder / name).is_file()]
+    for name in found:
+        refuse_html(folder / name)
+    return {name: (folder / name).read_bytes() for name in found}
 
 
 def _archive(path: Path) -> dict[str, bytes]:
     contents = {}
+    refuse_html(path)
     try:
         with tarfile.open(path) as archive:
             for member in archive:

@@ -12,6 +12,7 @@ from typing import IO
 import numpy as np
 
 from feedalign.experiments.data.click_layout import Block, Layout
+from feedalign.experiments.data.root import refuse_html
 from feedalign.experiments.errors import DataError
 
 BLOCK = 16 * 2**20
@@ -108,6 +109,7 @@ def _bytes(path: Path, block: int) -> Iterator[bytes]:
 
 
 def _open(path: Path) -> IO[bytes]:
+    refuse_html(path)
     with path.open("rb") as file:
         start = file.read(len(GZIP))
     return gzip.open(path, "rb") if start == GZIP else path.open("rb")  # type: ignore[return-value]

@@ -64,6 +64,15 @@ class ClickSource:
                 return tuple(file.path for file in form)
         return ()
 
+    def require(self, root: Path | str | None = None) -> None:
+        """Check that its files are there or can be downloaded, without opening them.
+
+        Raises:
+            DataError: They are not there, and nobody but the user can get them.
+        """
+        if self.archive is None and not self.find(root):
+            raise DataError(self._missing(data_root(root)))
+
     def locate(self, root: Path | str | None = None, *, download: bool = True) -> tuple[Path, ...]:
         """Return its files, of which those with a known hash are checked; downloaded where that can be.
 

@@ -22,7 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from feedalign.experiments.data.cameras import checked_poses, recentred
+from feedalign.experiments.data.cameras import centred, checked_poses, recentred
+from feedalign.experiments.data.root import refuse_html
 from feedalign.experiments.data.scene_data import PARTS, Scene, SceneConfig, Views, evenly
 from feedalign.experiments.data.scene_images import read_parts
 from feedalign.experiments.errors import DataError
@@ -80,7 +81,7 @@ def read(config: SceneConfig, folder: Path) -> Scene:
         test=parts["test"],
         height=height,
         width=width,
-        focal=cameras.focal * width / cameras.width,
+        camera=centred(cameras.focal * width / cameras.width, height, width),
         near=near,
         far=far,
         ndc=config.ndc,
@@ -115,7 +116,8 @@ def pictures(folder: Path, shrink: int) -> list[Path]:
             f"The folder {place} is missing: expected pictures {shrink} times smaller than the full-size ones, "
             f"found {there}. Do choose another `shrink`, or make the pictures."
         )
-    files = sorted(path for path in place.iterdir() if path.suffix.lower() in SUFFIXES)
+    # Hidden files are no pictures: macOS keeps an "._NAME.png" of its own beside NAME.png on foreign disks.
+    files = sorted(path for path in place.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
     if not files:
         raise DataError(f"{place} is empty: expected pictures (PNG or JPEG), found none. Do put them there.")
     return files
@@ -175,6 +177,7 @@ def _rows(path: Path, count: int) -> NDArray[np.float64]:
             stored = np.load(file, allow_pickle=False)  # never unpickle: that can run code
             rows: NDArray[np.float64] = np.asarray(stored, dtype=np.float64)
     except (OSError, ValueError, TypeError, AttributeError, EOFError) as error:
+        refuse_html(path)
         raise DataError(
             f"{path} is damaged or of another format ({type(error).__name__}: {error}). Expected a NumPy array of "
             f"{NUMBERS} numbers a picture. Do fetch it again."

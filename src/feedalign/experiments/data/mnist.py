@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from feedalign.experiments.data.images import RawImages, Samples
-from feedalign.experiments.data.root import File, Place, fetch
+from feedalign.experiments.data.root import Content, File, Place, fetch
 
 # The size of each file unpacked: the two data sets have the same shapes.
 NAMES = {
@@ -37,8 +37,15 @@ def _files(folder: str, torchvision: str, urls: tuple[str, ...], hashes: tuple[_
     return tuple(
         File(
             places=(
-                Place(f"{folder}/{name}.gz", f"sha256:{known.packed}", known.size),
-                Place(f"{torchvision}/raw/{name}.gz", f"sha256:{known.packed}", known.size),
+                *(
+                    Place(
+                        f"{path}/{name}.gz",
+                        f"sha256:{known.packed}",
+                        known.size,
+                        Content(f"sha256:{known.unpacked}", unpacked_size),
+                    )
+                    for path in (folder, f"{torchvision}/raw")
+                ),
                 Place(f"{torchvision}/raw/{name}", f"sha256:{known.unpacked}", unpacked_size),
             ),
             urls=tuple(f"{url}{name}.gz" for url in urls),
@@ -47,7 +54,8 @@ def _files(folder: str, torchvision: str, urls: tuple[str, ...], hashes: tuple[_
     )
 
 
-# Of files with the official MD5 sums: size and SHA-256 as published (gzip), SHA-256 unpacked.
+# Of files with the official MD5 sums: size and SHA-256 as published (gzip), SHA-256 unpacked. The latter tells a file
+# that was packed anew.
 MNIST = _files(
     "mnist",
     "MNIST",
@@ -108,7 +116,7 @@ def reader(files: tuple[File, ...]) -> Callable[..., RawImages]:
     """Return the function that reads one of the two: images ``[N, 1, 28, 28]``, 60,000 and 10,000."""
 
     def read(root: Path, *, download: bool = True) -> RawImages:
-        # All four are checked before the first is opened.
+        # All four are checked before the first is parsed.
         paths = [fetch(file, root, download=download) for file in files]
         train_images, train_labels, test_images, test_labels = (_idx(path) for path in paths)
         return RawImages(

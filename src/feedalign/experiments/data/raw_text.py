@@ -7,6 +7,8 @@ from hashlib import sha256
 from feedalign.experiments.errors import DataError
 
 PARTS = ("train", "validation", "test")
+MARK = b"\xef\xbb\xbf"
+"""The byte order mark that some editors write before text in UTF-8. It is no part of the text."""
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,7 @@ class Text:
 
     Attributes:
         source: Where it is from, for messages.
-        content: UTF-8, lines ended by line feeds.
+        content: UTF-8, lines ended by line feeds; a byte order mark before them is not read.
     """
 
     source: str
@@ -27,15 +29,21 @@ class Text:
         Raises:
             DataError: There is nothing but blanks, or a line is not UTF-8.
         """
-        if not self.content.strip():
+        if not self.unmarked.strip():
             raise DataError(f"{self.source} is empty: expected at least one line of text, found only blanks.")
-        start, number, size = 0, 0, len(self.content)
+        size = len(self.content)
+        start, number = size - len(self.unmarked), 0
         while start < size and (limit is None or number < limit):
             found = self.content.find(b"\n", start)
             end = size if found < 0 else found
             number += 1
             yield self._decoded(start, end, number).rstrip()
             start = end + 1
+
+    @property
+    def unmarked(self) -> bytes:
+        """The content without a byte order mark."""
+        return self.content.removeprefix(MARK)
 
     def _decoded(self, start: int, end: int, number: int) -> str:
         try:
@@ -58,7 +66,7 @@ class RawTexts:
 
     def digest(self) -> str:
         """Return what tells these texts from any others: SHA-256, in hexadecimal digits."""
-        parts = (sha256(getattr(self, part).content).hexdigest() for part in PARTS)
+        parts = (sha256(getattr(self, part).unmarked).hexdigest() for part in PARTS)
         return sha256(" ".join(parts).encode()).hexdigest()
 
 

@@ -1,7 +1,10 @@
 """Where data sets are looked for, how a file is checked before it is opened, and how it is downloaded."""
 
+import gzip
+import hashlib
 import os
 import sys
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +14,21 @@ from requests.exceptions import RequestException
 from feedalign.experiments.errors import DataError
 
 VARIABLE = "FEEDALIGN_DATA"
+BEGINNING = 512
+"""Bytes of a file in which an HTML page says what it is."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a gzip file unpacks to.
+
+    Attributes:
+        hash: ``"sha256:..."``.
+        size: In bytes; no more than one byte above it is ever unpacked.
+    """
+
+    hash: str
+    size: int
 
 
 @dataclass(frozen=True)
@@ -21,11 +39,13 @@ class Place:
         path: Relative to the data root.
         hash: ``"sha256:..."`` of the file in this form.
         size: In bytes; None where only the hash is known.
+        content: Of a gzip file whose content may have been packed anew, with other bytes; None of other files.
     """
 
     path: str
     hash: str
     size: int | None
+    content: Content | None = None
 
 
 @dataclass(frozen=True)
@@ -51,10 +71,11 @@ def check(path: Path, known_hash: str, size: int | None) -> Path:
     """Return the path of a file whose bytes are the expected ones.
 
     Raises:
-        DataError: They are not.
+        DataError: They are not; an HTML page is called one.
     """
     found = path.stat().st_size
     if size is not None and found != size:
+        refuse_html(path)
         kind = "truncated" if found < size else "not the upstream file"
         raise DataError(
             f"{path} is {kind}: expected {size:,} bytes, found {found:,}. Delete it, and it will be downloaded again."
@@ -62,11 +83,53 @@ def check(path: Path, known_hash: str, size: int | None) -> Path:
     algorithm, _, digest = known_hash.partition(":")
     actual = pooch.file_hash(str(path), alg=algorithm)
     if actual != digest:
+        refuse_html(path)
         raise DataError(
             f"{path} is damaged or was changed: expected {algorithm} {digest}, found {actual}. "
             "It was not opened. Delete it, and it will be downloaded again."
         )
     return path
+
+
+def check_place(path: Path, place: Place) -> Path:
+    """Return the path of a file whose bytes are the expected ones, or whose content is where it may be packed anew.
+
+    Raises:
+        DataError: They are not.
+    """
+    try:
+        return check(path, place.hash, place.size)
+    except DataError:
+        if place.content is None or not _unpacks_to(path, place.content):
+            raise
+    return path
+
+
+def _unpacks_to(path: Path, content: Content) -> bool:
+    try:
+        with gzip.open(path) as file:
+            found = file.read(content.size + 1)
+    except (OSError, EOFError, zlib.error):
+        return False
+    algorithm, _, digest = content.hash.partition(":")
+    return hashlib.new(algorithm, found).hexdigest() == digest
+
+
+def refuse_html(path: Path) -> None:
+    """Raise if a file is an HTML page, as a server sends in place of a file that it does not give away.
+
+    Raises:
+        DataError: It is one.
+    """
+    with path.open("rb") as file:
+        start = file.read(BEGINNING).removeprefix(b"\xef\xbb\xbf").lstrip()
+    if start.startswith(b"<") and any(mark in start.lower() for mark in (b"<!doctype html", b"<html")):
+        first = start.splitlines()[0][:60].decode("utf-8", "replace")
+        raise DataError(
+            f"{path} is an HTML page, saved under the name of a data file: expected the data, found a page that begins "
+            f"with {first!r}. Delete it and get the file itself: where a download asks for a login or a consent, a "
+            "server sends a page instead."
+        )
 
 
 def fetch(file: File, root: Path, *, download: bool = True) -> Path:
@@ -77,7 +140,7 @@ def fetch(file: File, root: Path, *, download: bool = True) -> Path:
     """
     for place in file.places:
         if (root / place.path).is_file():
-            return check(root / place.path, place.hash, place.size)
+            return check_place(root / place.path, place)
     if not download:
         raise DataError(missing([place.path for place in file.places], root))
     return _downloaded(file, root)

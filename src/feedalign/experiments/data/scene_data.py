@@ -1,4 +1,4 @@
-"""What a scene is here: views of it in three parts, one camera, and how far away it lies."""
+"""What a scene is here: views of it in three parts, their cameras, and how far away it lies."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from feedalign.experiments.data.cameras import Intrinsics, centred
 from feedalign.experiments.errors import DataError
 
 PARTS = ("train", "validation", "test")
@@ -70,11 +71,14 @@ class Views:
         poses: Camera to world ``[V, 3, 4]``, float32: a rotation and the camera's place. A camera has x to the right,
             y up, and looks along -z, as in OpenGL and Blender.
         names: Of the pictures, all different.
+        intrinsics: Of each view's camera ``[V, 4]``, float32, in the order of
+            :class:`~feedalign.experiments.data.cameras.Intrinsics`; None where all are those of the scene's camera.
     """
 
     images: Tensor
     poses: Tensor
     names: tuple[str, ...]
+    intrinsics: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -83,11 +87,13 @@ class Views:
         """Return some of the views, in the order of their numbers."""
         chosen = torch.as_tensor(numbers, dtype=torch.int64)
         names = tuple(self.names[number] for number in chosen.tolist())
-        return Views(self.images[chosen], self.poses[chosen], names)
+        intrinsics = None if self.intrinsics is None else self.intrinsics[chosen]
+        return Views(self.images[chosen], self.poses[chosen], names, intrinsics)
 
     def to(self, device: torch.device | str) -> "Views":
         """Return the same views on a device."""
-        return replace(self, images=self.images.to(device), poses=self.poses.to(device))
+        intrinsics = None if self.intrinsics is None else self.intrinsics.to(device)
+        return replace(self, images=self.images.to(device), poses=self.poses.to(device), intrinsics=intrinsics)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,13 +107,15 @@ class Scene:
         test: Views that decide about nothing.
         height: Of every picture, H, in pixels.
         width: Likewise, W.
-        focal: Distance of the picture's plane from the camera, in pixels.
+        camera: The intrinsics of all views, and of new views; where views have intrinsics of their own, the mean of
+            the training views'.
         near: Where a ray starts, as a multiple of its direction (in normalised device coordinates if ``ndc``).
         far: Where it ends.
         ndc: Whether rays are bent into normalised device coordinates, for scenes in front of all cameras.
         white: Whether what no ray hits is white; else it is black.
         depths: The nearest and the farthest depth at which there is something to see, in units of the poses.
         forward_facing: Whether all cameras look about the same way; else they stand around the origin, with z up.
+        notes: Sentences about what its files say and is not used, with the reason.
     """
 
     name: str
@@ -116,13 +124,41 @@ class Scene:
     test: Views
     height: int
     width: int
-    focal: float
+    camera: Intrinsics[float]
     near: float
     far: float
     ndc: bool
     white: bool
     depths: tuple[float, float]
     forward_facing: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def focal(self) -> float:
+        """The focal length in pixels, where it alone describes the cameras of all views.
+
+        Raises:
+            DataError: It does not: pixels are not square, the principal point is not in the middle, or views have
+                intrinsics of their own.
+        """
+        own = [part for part in PARTS if getattr(self, part).intrinsics is not None]
+        if own or self.camera != centred(self.camera.focal_x, self.height, self.width):
+            found = f"views with intrinsics of their own in `{own[0]}`" if own else f"{self.camera}"
+            raise DataError(
+                f"Scene {self.name!r}: expected square pixels and the principal point in the middle of every picture, "
+                f"which a focal length alone describes, found {found}. Do use `camera` of the scene, or `camera_of` "
+                "for the cameras of its views."
+            )
+        return self.camera.focal_x
+
+    def camera_of(self, views: Views, numbers: Tensor | int | slice) -> Intrinsics[float] | Intrinsics[Tensor]:
+        """Return the intrinsics of some views: numbers where all have the scene's camera, else tensors.
+
+        Args:
+            views: Of the scene.
+            numbers: Of the views: tensors have the shape that indexing with these gives.
+        """
+        return self.camera if views.intrinsics is None else Intrinsics(*views.intrinsics[numbers].unbind(-1))
 
     @property
     def counts(self) -> dict[str, int]:
@@ -149,9 +185,10 @@ class Scene:
                     f"Scene {self.name!r}: expected `{first}` and `{second}` to share no view, found "
                     f"{min(shared)!r} in both. Do take it out of one."
                 )
-        if not (self.focal > 0 and 0 <= self.near < self.far):
+        focal = min(self.camera.focal_x, self.camera.focal_y)
+        if not (focal > 0 and 0 <= self.near < self.far):
             raise DataError(
-                f"Scene {self.name!r}: expected a focal length above 0 and 0 <= near < far, found {self.focal:g}, "
+                f"Scene {self.name!r}: expected a focal length above 0 and 0 <= near < far, found {focal:g}, "
                 f"{self.near:g} and {self.far:g}. Do correct the camera file."
             )
         return self
@@ -164,7 +201,10 @@ class Scene:
                 f"Scene {self.name!r}: expected views with different names in `{part}`, found "
                 f"{count:,} with {len(set(views.names)):,} names. Do list some in its camera file, each once."
             )
-        for name, shape in (("images", (count, self.height, self.width, 3)), ("poses", (count, 3, 4))):
+        shapes = {"images": (count, self.height, self.width, 3), "poses": (count, 3, 4)}
+        if views.intrinsics is not None:
+            shapes["intrinsics"] = (count, 4)
+        for name, shape in shapes.items():
             found: Tensor = getattr(views, name)
             if found.shape != shape or found.dtype != torch.float32 or not found.isfinite().all():
                 raise DataError(
@@ -172,6 +212,11 @@ class Scene:
                     f"torch.float32, found {list(found.shape)} and {found.dtype}, "
                     f"{int((~found.isfinite()).sum()):,} of them not finite. Do convert or mend them."
                 )
+        if views.intrinsics is not None and (views.intrinsics[:, :2] <= 0).any():
+            raise DataError(
+                f"Scene {self.name!r}: expected focal lengths above 0 in `{part}.intrinsics`, found "
+                f"{float(views.intrinsics[:, :2].min()):g}. Do correct the camera file."
+            )
         low, high = (float(value) for value in views.images.aminmax())
         if low < 0 or high > 1:
             raise DataError(

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from feedalign.experiments.data.root import refuse_html
 from feedalign.experiments.errors import DataError
 
 MODES = ("L", "LA", "P", "PA", "RGB", "RGBA")  # eight bits a channel
@@ -40,7 +41,7 @@ def read_images(paths: Sequence[Path], *, white: bool, shrink: int = 1) -> Tenso
         if [height, width] != size:
             raise DataError(
                 f"{path} has another size than {paths[0]}: expected {size[1]} x {size[0]} pixels, found {width} x "
-                f"{height}. All views of a scene come from one camera. Do take it out, or scale it."
+                f"{height}. All pictures of a scene have one size. Do take it out, or scale it."
             )
         place.copy_(shrunk(picture, shrink, str(path)))
     return pictures
@@ -66,6 +67,7 @@ def read_image(path: Path, *, white: bool) -> Tensor:
             # Reads all of it: a damaged file is found here, and not in the middle of training.
             pixels = np.asarray(file.convert("RGBA"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        refuse_html(path)
         raise DataError(
             f"{path} is not a picture, or is damaged: {error}. Expected a PNG or JPEG that can be read to its end. "
             "Do fetch it again."

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from feedalign.experiments.data.cameras import checked_poses
+from feedalign.experiments.data.cameras import centred, checked_poses
+from feedalign.experiments.data.root import refuse_html
 from feedalign.experiments.data.scene_data import PARTS, Scene, SceneConfig, Views, evenly
 from feedalign.experiments.data.scene_images import shrunk
 from feedalign.experiments.errors import DataError
@@ -43,14 +44,15 @@ def read(config: SceneConfig, path: Path) -> Scene:
     numbers = split(len(images), str(path))
     limits = (config.limit, config.held_limit, config.held_limit)
     parts = {part: every.pick(evenly(numbers[part], limit)) for part, limit in zip(PARTS, limits, strict=True)}
+    height, width = images.shape[1:3]
     return Scene(
         name=config.name,
         train=parts["train"],
         validation=parts["validation"],
         test=parts["test"],
-        height=images.shape[1],
-        width=images.shape[2],
-        focal=focal / config.shrink,
+        height=height,
+        width=width,
+        camera=centred(focal / config.shrink, height, width),
         near=NEAR,
         far=FAR,
         ndc=False,
@@ -81,6 +83,7 @@ def _arrays(path: Path) -> tuple[Tensor, Tensor, float]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:  # never unpickle: that can run code
             images, poses, focal = (np.asarray(archive[key], dtype=np.float64) for key in ("images", "poses", "focal"))
     except (OSError, ValueError, TypeError, LookupError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        refuse_html(path)
         raise DataError(
             f"{path} is damaged or of another layout ({type(error).__name__}: {error}). Expected a NumPy archive of "
             "numbers called `images`, `poses` and `focal`. Do fetch it again."

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from feedalign.experiments.data.cameras import camera_rays, look_at
+from feedalign.experiments.data.cameras import camera_rays, centred, look_at
 from feedalign.experiments.data.scene_data import Scene, SceneConfig, Views, evenly
 from feedalign.experiments.errors import DataError
 
@@ -82,7 +82,7 @@ def read(config: SceneConfig) -> Scene:
         test=parts["test"],
         height=size,
         width=size,
-        focal=focal,
+        camera=centred(focal, size, size),
         near=NEAR,
         far=FAR,
         ndc=False,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from feedalign.experiments.data.raw_text import PARTS, RawTexts, Text
-from feedalign.experiments.data.root import File, Place, check, fetch, missing
+from feedalign.experiments.data.root import File, Place, check, fetch, missing, refuse_html
 from feedalign.experiments.errors import DataError
 
 NAMES = {"train": "train", "validation": "valid", "test": "test"}
@@ -119,9 +119,18 @@ def _rows(files: list[Path]) -> bytes:
     lines: list[str] = []
     for file in files:
         try:
-            lines += polars.read_parquet(file, columns=["text"])["text"].to_list()
+            column = polars.read_parquet(file, columns=["text"])["text"]
         except (polars.exceptions.PolarsError, OSError) as error:
+            refuse_html(file)
             raise DataError(f"{file} is not a Parquet file with a column of text: {error}. Get it again.") from error
+        rows = column.to_list()
+        for number, row in enumerate(rows, start=1):
+            if not isinstance(row, str):
+                raise DataError(
+                    f"{file}, row {number:,}: expected text in the column `text`, found {row!r} in a column of type "
+                    f"{column.dtype}. Correct or drop that row, or get the file again."
+                )
+        lines += rows
     return "".join(line.rstrip("\n") + "\n" for line in lines).encode()
 
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from feedalign.experiments.data.scenes import Scene
+from feedalign.experiments.data.scenes import Scene, Views
 from feedalign.experiments.files import write_atomically
 from feedalign.experiments.nerf.pictures import as_image, depth_colours
 from feedalign.experiments.nerf.rendering import Radiance
@@ -24,23 +24,24 @@ def film(
     poses: Tensor,
     *,
     depth: bool = False,
-    beside: Tensor | None = None,
+    views: Views | None = None,
     told: Told | None = None,
 ) -> list[Tensor]:
     """Return the frames ``[H, W', 3]`` of a film; what belongs to a frame stands side by side in it.
 
     Args:
         model: The fields.
-        scene: Whose camera it is.
+        scene: The scene.
         poses: Of the frames, ``[V, 3, 4]``.
         depth: Show depths to the right.
-        beside: Pictures ``[V, H, W, 3]`` to show to the left, such as the photographs.
+        views: Those whose poses these are: their photographs are shown to the left, and the intrinsics are theirs. By
+            default none, and the intrinsics are those of the scene's camera.
         told: Who is told how far it is.
     """
     frames = []
     for number, pose in enumerate(poses):
-        picture = render(model, scene, pose)
-        parts = [] if beside is None else [beside[number].cpu()]
+        picture = render(model, scene, pose, camera=None if views is None else scene.camera_of(views, number))
+        parts = [] if views is None else [views.images[number].cpu()]
         parts += [picture.colour, *([depth_colours(picture, scene)] if depth else [])]
         frames.append(torch.cat(parts, dim=1))
         if told is not None:

@@ -33,7 +33,7 @@ def keep_pictures(model: Radiance, scene: Scene, directory: Path, count: int) ->
     """
     chosen, written = some(scene.test, count), []
     for number, (pose, truth) in enumerate(zip(chosen.poses, chosen.images, strict=True)):
-        picture = render(model, scene, pose)
+        picture = render(model, scene, pose, camera=scene.camera_of(chosen, number))
         for what, colours in ((TRUTH, truth.cpu()), (SEEN, picture.colour), (DEPTH, depth_colours(picture, scene))):
             written.append(write_png(directory / view_file(number, what), colours))
     colours = strip(model, scene, scene_path(scene, FRAMES).to(scene.train.poses))

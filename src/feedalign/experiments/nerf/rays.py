@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from feedalign.experiments.data.cameras import camera_rays, pixel_directions
+from feedalign.experiments.data.cameras import Intrinsics, camera_rays, pixel_directions
 from feedalign.experiments.data.scene_data import Scene, Views
 from feedalign.experiments.nerf.ndc import ndc_rays
 
@@ -33,7 +33,7 @@ class Rays(NamedTuple):
 
 def all_rays(views: Views, scene: Scene) -> tuple[Rays, Tensor]:
     """Return the rays of all pixels of views of a scene, and their colours ``[V * H * W, 3]``."""
-    return pose_rays(views.poses, scene), views.images.reshape(-1, 3)
+    return pose_rays(views.poses, scene, scene.camera_of(views, slice(None))), views.images.reshape(-1, 3)
 
 
 def pixel_rays(views: Views, scene: Scene, pixels: Tensor) -> tuple[Rays, Tensor]:
@@ -46,20 +46,26 @@ def pixel_rays(views: Views, scene: Scene, pixels: Tensor) -> tuple[Rays, Tensor
     """
     view, place = pixels // (scene.height * scene.width), pixels % (scene.height * scene.width)
     rows, columns = (place // scene.width).to(views.poses), (place % scene.width).to(views.poses)
-    local = pixel_directions(rows, columns, scene.height, scene.width, scene.focal)  # [R, 3]
+    local = pixel_directions(rows, columns, scene.camera_of(views, view))  # [R, 3]
     poses = views.poses[view]  # [R, 3, 4]
     directions = (poses[:, :, :3] @ local[:, :, None])[:, :, 0]
     return _rays(poses[:, :, 3], directions, scene), views.images.reshape(-1, 3)[pixels]
 
 
-def pose_rays(poses: Tensor, scene: Scene) -> Rays:
-    """Return the rays of all pixels that cameras ``[..., 3, 4]`` like the scene's own would see."""
-    origins, directions = camera_rays(poses, scene.height, scene.width, scene.focal)
+def pose_rays(poses: Tensor, scene: Scene, camera: Intrinsics[float] | Intrinsics[Tensor] | None = None) -> Rays:
+    """Return the rays of all pixels that cameras would see.
+
+    Args:
+        poses: Of the cameras, ``[..., 3, 4]``.
+        scene: The scene; pictures have its size.
+        camera: Their intrinsics, by default those of the scene's camera; tensors have the shape ``[...]``.
+    """
+    origins, directions = camera_rays(poses, scene.height, scene.width, scene.camera if camera is None else camera)
     return _rays(origins.reshape(-1, 3), directions.reshape(-1, 3), scene)
 
 
 def _rays(origins: Tensor, directions: Tensor, scene: Scene) -> Rays:
     viewing = normalize(directions, dim=-1)
     if scene.ndc:
-        origins, directions = ndc_rays(origins, directions, scene.height, scene.width, scene.focal)
+        origins, directions = ndc_rays(origins, directions, scene.height, scene.width, scene.camera)
     return Rays(origins, directions, viewing)

@@ -42,6 +42,8 @@ class NerfTraining(Training[Config]):
 
     def __init__(self, config: Config, scene: Scene, directory: Path, progress: Progress) -> None:
         super().__init__(config, directory, progress, config.precision)
+        for note in scene.notes:
+            progress.message(note)
         self.scene = scene = scene.to(self.accelerator.device)
         self.network = config.build(scene.near, scene.far, scene.white)
         self.parameters = sum(parameter.numel() for parameter in self.network.parameters())

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from feedalign.experiments.data.cameras import Intrinsics
 from feedalign.experiments.data.scenes import Scene, Views
 from feedalign.experiments.nerf.metrics import psnr, ssim
 from feedalign.experiments.nerf.occupancy import Occupancy, learned
@@ -45,16 +46,23 @@ def evaluating(model: Radiance) -> Iterator[None]:
         model.train(before)
 
 
-def render(model: Radiance, scene: Scene, pose: Tensor, column: int | None = None) -> Picture:
+def render(
+    model: Radiance,
+    scene: Scene,
+    pose: Tensor,
+    column: int | None = None,
+    camera: Intrinsics[float] | Intrinsics[Tensor] | None = None,
+) -> Picture:
     """Return what a camera sees.
 
     Args:
         model: The fields, on the device of the pose.
-        scene: Whose camera it is.
+        scene: The scene; the picture has its size.
         pose: ``[3, 4]``.
         column: Render this column of pixels alone: W is 1 then.
+        camera: The intrinsics, by default those of the scene's camera; tensors have the shape ``[]``.
     """
-    rays, width = pose_rays(pose, scene), scene.width
+    rays, width = pose_rays(pose, scene, camera), scene.width
     if column is not None:
         rays = Rays(*(values.reshape(scene.height, scene.width, 3)[:, column] for values in rays))
         width = 1
@@ -65,17 +73,21 @@ def render(model: Radiance, scene: Scene, pose: Tensor, column: int | None = Non
     return Picture(colour.float().cpu(), depth.float().cpu(), opacity.float().cpu())
 
 
-def strip(model: Radiance, scene: Scene, poses: Tensor) -> Tensor:
+def strip(model: Radiance, scene: Scene, poses: Tensor, views: Views | None = None) -> Tensor:
     """Return an epipolar strip ``[H, V, 3]``: the middle column of pixels, camera after camera along a path.
 
     Where neighbouring views agree on what is where, edges run on smoothly from column to column.
 
     Args:
         model: The fields.
-        scene: Whose camera it is.
+        scene: The scene.
         poses: The path, ``[V, 3, 4]``.
+        views: Those whose poses these are; by default none, and the intrinsics are those of the scene's camera.
     """
-    columns = [render(model, scene, pose, scene.width // 2).colour for pose in poses]
+    columns = [
+        render(model, scene, pose, scene.width // 2, None if views is None else scene.camera_of(views, number)).colour
+        for number, pose in enumerate(poses)
+    ]
     return torch.cat(columns, dim=1)
 
 
@@ -92,12 +104,13 @@ def score(
         told: Who is told how far it is.
     """
     chosen, found = some(views, count), {}
-    for done, (name, pose, truth) in enumerate(zip(chosen.names, chosen.poses, chosen.images, strict=True), start=1):
-        colour, truth = render(model, scene, pose).colour, truth.cpu()
+    for number, (name, pose, truth) in enumerate(zip(chosen.names, chosen.poses, chosen.images, strict=True)):
+        colour = render(model, scene, pose, camera=scene.camera_of(chosen, number)).colour
+        truth = truth.cpu()
         error = (colour - truth).square().mean().item()
         found[name] = {"psnr": psnr(error), "ssim": ssim(colour, truth)}
         if told is not None:
-            told(done, len(chosen))
+            told(number + 1, len(chosen))
     means = {what: sum(one[what] for one in found.values()) / len(found) for what in ("psnr", "ssim")}
     return {**means, "views": found}
 
