@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from feedalign.attach import Attachment
+from feedalign.checks import check_closure
 from feedalign.errors import SignalError
 from feedalign.observe import Observation, observe
 from feedalign.summary import table
@@ -101,6 +102,7 @@ def conditioning(handle: Attachment, closure: Callable[[], Tensor]) -> Condition
     References:
         Refinetti et al., *Align, then memorise*, ICML 2021 (alignment matrices).
     """
+    check_closure("conditioning", closure)
     if handle.planner is None:
         raise SignalError(
             f"conditioning expected a rule that broadcasts, such as DFA, found {handle.rule!r}: its weights do not "
@@ -133,7 +135,10 @@ def _correlations(
     arrivals = seen.recording.trained()
     for delivery in seen.recording.deliveries[handle.planner.number]:
         own = [gradients.pop(0) for _ in delivery.sizes]
-        error = delivery.error(own).detach().double()
+        error = delivery.error(own).detach()
+        if error.is_complex():
+            raise SignalError("conditioning is defined for real errors, and the output is complex.")
+        error = error.double()
         errors.append(error)
         layouts = [layout for layout, trains in zip(delivery.layouts, delivery.trains, strict=True) if trains]
         below = [("", tensor) for tensor in entering if delivery.rows in accumulate(tensor.shape, mul)]

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from feedalign.backward import compiled_pull, deliver
+from feedalign.backward_hooks import BackwardHooks, has_any
 from feedalign.checks import check_above, check_compiled, check_graph, check_output, warn_of_bypass
-from feedalign.compiled import hint
+from feedalign.compiled import check_exported, hint
 from feedalign.delivery import Planner
 from feedalign.errors import PointsError, SignalError
+from feedalign.installed import Installed
 from feedalign.learned import LearnedFeedback
 from feedalign.observe import Observation
 from feedalign.points import Point, candidates
@@ -43,6 +45,9 @@ class Hooks:
         planner_of: The number of the planner that makes a point's signal.
     """
 
+    _title: str
+    """The rules and the model in a few words, for messages."""
+
     def __init__(
         self, model: nn.Module, points: list[Point], output: str | None, planners: list[Planner],
         planner_of: dict[str, int],
@@ -62,23 +67,35 @@ class Hooks:
         self._recording: Recording | None = None
         self._observation: Observation | None = None
         self._stage: Stage | None = None  # a forward pass of another kind is under way
-        self._cuts: list[RemovableHandle] = []  # the hooks at the points' outputs, which are also among all
+        self._installed = Installed()
+        self._of_user = BackwardHooks(self)
+        self._cuts: list[RemovableHandle] = []  # the hooks that have to be the last of their module
 
-    def _install(self) -> list[RemovableHandle]:
-        hooks = [self.model.register_forward_pre_hook(self._start, with_kwargs=True)]
+    def _install(self) -> None:
+        hooks = self._installed
+        if not self.points:  # nothing is cut: the hook makes the attachment known, and refuses an export
+            hooks.before(self.model, "", self._enter)
+            return
+        hooks.before(self.model, "", self._start, with_kwargs=True)
         for point in self.points:
             module = self.model.get_submodule(point.module)
             if point.at_input:
-                hooks.append(module.register_forward_pre_hook(partial(self._at_input, point)))
+                hooks.before(module, point.module, partial(self._at_input, point))
             else:
-                self._cuts.append(module.register_forward_hook(partial(self._at_point, point)))
+                self._cuts.append(hooks.behind(module, point.module, partial(self._at_point, point)))
         if self.output is not None:
-            hooks.append(self.model.get_submodule(self.output).register_forward_hook(self._at_output))
-        hooks.append(self.model.register_forward_hook(self._finish))
+            hooks.behind(self.model.get_submodule(self.output), self.output, self._at_output)
+        hooks.behind(self.model, "", self._finish)
         # Also after a forward pass that raised, so that it leaves no points behind.
-        return [*hooks, *self._cuts, self.model.register_forward_hook(self._clear, always_call=True)]
+        hooks.behind(self.model, "", self._clear, always_call=True)
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        check_exported(self)
+        if not torch.compiler.is_compiling():
+            self._cut_last()
 
     def _start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        check_exported(self)
         if self._stage is not None:
             self._stage.start(args, kwargs)
             return
@@ -95,6 +112,8 @@ class Hooks:
             )
         if not torch.compiler.is_compiling():
             self._cut_last()
+            if not self._of_user.searched and self._recording is not None and self._observation is None:
+                self._of_user.search()
 
     def _is_anchor(self, rules: list[BroadcastRule]) -> bool:
         """Count the forward passes that train; return whether this one is left to plain backpropagation."""
@@ -114,6 +133,8 @@ class Hooks:
     def _at_point(self, point: Point, module: nn.Module, args: Any, output: Any) -> Any:
         if not self._cuts_now(point):
             return None
+        if has_any(module) and self._observation is None:
+            self._of_user.cut(point.module)
         if not self._proven and self._recording is not None and str(point) in self._planner_of:
             check_graph(point, module, output, self.points)
         # A module without parameters that is used in several places is a point in each of them.
@@ -125,6 +146,8 @@ class Hooks:
             return None
         if not args:
             raise PointsError(f"Point '{point}' expected {point.module!r} to be called with a positional input.")
+        if has_any(module):
+            self._of_user.without_input(point.module)
         return (self._cut(point, args[0], own=False), *args[1:])
 
     def _at_output(self, module: nn.Module, args: Any, output: Any) -> Any:
@@ -192,6 +215,7 @@ class Hooks:
     def _clear(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._stage is None:
             self._recording = None
+            self._of_user.stop()
 
     # What the hooks do.
 
@@ -274,6 +298,11 @@ class Hooks:
     def push(self, recording: Recording, output: int, places: dict[int, int], inject: Inject) -> list[Tensor | None]:
         """Run the forward pass again with tangents that ``inject`` puts in at ``places``; return what comes out."""
         assert recording.inputs is not None  # a rule that asks for it says `replays`
+        if not self._on:
+            raise SignalError(
+                "The rule runs the forward pass again in the backward pass, and the attachment is off or removed. Call "
+                "backward() before the end of the attachment, and outside of `with handle.off():`."
+            )
         replay = Replay(lambda number, arrived: inject(places[number], arrived) if number in places else arrived)
         with again(self.model, recording.inputs), forward_mode(self.model), self.staged(replay):
             self.model(*recording.inputs.args, **recording.inputs.kwargs)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from feedalign.double_backward import guarded
 from feedalign.errors import SignalError
 from feedalign.tree import flatten, is_floating
 
@@ -30,7 +31,12 @@ class _Splice(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *errors: Tensor | None) -> tuple[Any, ...]:
-        return (None, None, *errors, *ctx.pull(errors))
+        signals = ctx.pull(errors)
+        # With create_graph=True; not every derivative of the signals is right.
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            below = [node for node, _ in ctx.next_functions[len(errors) :]]
+            return (None, None, *guarded(below, errors, signals))
+        return (None, None, *errors, *signals)
 
 
 def splice(output: Any, points: Sequence[Tensor], pull: Pull) -> Any:
@@ -65,7 +71,8 @@ def splice(output: Any, points: Sequence[Tensor], pull: Pull) -> Any:
 
     Raises:
         SignalError: ``output`` holds no floating-point tensor, so no error could ever arrive; or, in the
-            backward pass, ``pull`` returned signals that do not fit the points.
+            backward pass, ``pull`` returned signals that do not fit the points; or, in a second backward pass through
+            the gradients of the first (``create_graph=True``), what lies below the points would get a gradient.
 
     References:
         Nøkland, *Direct Feedback Alignment Provides Learning in Deep Neural Networks*, NeurIPS 2016.

@@ -18,6 +18,12 @@ def in_transform() -> bool:
     return torch._C._functorch.maybe_current_level() is not None
 
 
+def in_nested_gradient() -> bool:
+    """Return whether this runs inside ``torch.func.grad`` (or ``vjp``, ``jacrev``) that is itself differentiated."""
+    stack = torch._C._functorch.get_interpreter_stack() or []
+    return sum(level.key() == torch._C._functorch.TransformType.Grad for level in stack) > 1
+
+
 def watch(returned: Iterable[Tensor], expected: set[Node], check: Callable[[], None]) -> None:
     """Call ``check`` at the end of a backward pass that leaves the model by another way than it should.
 

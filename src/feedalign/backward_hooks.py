@@ -1,0 +1,85 @@
+"""The user's own backward hooks: which of them a rule keeps from running, said when it happens first.
+
+PyTorch runs a module's full backward hooks when a gradient arrives at the output that the module's caller received.
+Behind a point that output is cut off, and the gradient arrives above the cut.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from feedalign.installed import Installed
+from feedalign.tree import flatten, is_floating
+
+if TYPE_CHECKING:
+    from feedalign.hooks import Hooks
+
+INSTEAD = (
+    "Register them on a module inside, or Tensor.register_hook on a tensor there; handle.last has norms of signals."
+)
+
+
+class BackwardHooks:
+    """What one attachment has said about the backward hooks of the user's."""
+
+    def __init__(self, attachment: Hooks) -> None:
+        self.attachment = attachment
+        self.searched = False
+        """Whether a forward pass has looked for hooks on modules that are no points."""
+        self._said: set[str] = set()
+        self._installed = Installed()
+
+    def search(self) -> None:
+        """Look at the outputs of all modules that have backward hooks, in the forward pass that begins now."""
+        self.searched = True
+        everywhere = torch.nn.modules.module
+        if everywhere._global_backward_hooks or everywhere._global_backward_pre_hooks:
+            self._say(
+                "every module",
+                "Backward hooks that are registered for every module do not run on modules whose output is cut off.",
+            )
+        for name, module in self.attachment.model.named_modules():
+            if has_any(module):
+                self._installed.behind(module, name, partial(self._check, name))
+
+    def stop(self) -> None:
+        """Stop looking."""
+        self._installed.remove()
+
+    def _check(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+        leaves = [leaf for leaf in flatten(output)[0] if is_floating(leaf)]
+        sources = [*(leaf for leaf in flatten(args)[0] if isinstance(leaf, Tensor)), *module.parameters()]
+        wanted = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
+        if leaves and wanted and not any(leaf.requires_grad for leaf in leaves):
+            self.cut(name)
+
+    def cut(self, name: str) -> None:
+        """Warn once that the hooks of a module cannot run, since its output is cut off."""
+        self._say(
+            name,
+            f"The backward hooks of {name!r} cannot run: its output is cut off there, so no gradient arrives at it. "
+            f"{INSTEAD}",
+        )
+
+    def without_input(self, name: str) -> None:
+        """Warn once that the hooks of a module do not see the gradient of its input."""
+        self._say(
+            name,
+            f"The backward hooks of {name!r} run with grad_output, and with None for grad_input: the rule forms the "
+            "gradient of its input outside of the module.",
+        )
+
+    def _say(self, name: str, what: str) -> None:
+        if name not in self._said and not torch.compiler.is_compiling():
+            self._said.add(name)
+            warnings.warn(what, stacklevel=2)
+
+
+def has_any(module: nn.Module) -> bool:
+    """Return whether a module has backward hooks of any kind."""
+    return bool(module._backward_hooks or module._backward_pre_hooks)
