@@ -242,6 +242,7 @@ def test_operations_with_layers_inside_of_blocks(points: str) -> None:
     layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
     model = nn.Sequential(nn.TransformerEncoder(layer, 3, enable_nested_tensor=False), nn.Linear(16, 11))
     handle, loss = fa.attach(model, fa.DFA(), points=points), of(model, (4, 5, 16))
+    step_of(model, loss)()  # in which it is found out where rows lie
     assert flops(lambda: fa.alignment(handle, loss)) <= 2.05 * flops(step_of(model, loss))
 
 

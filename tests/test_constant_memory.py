@@ -215,7 +215,7 @@ def test_parameters_of_the_loss_are_stepped_once() -> None:
 
 def test_targets_take_one_forward_pass_from_the_second_step_on() -> None:
     model, (x, y) = built(mlp), samples()
-    handle = fa.attach(model, fa.DRTP(), nn.ReLU)
+    handle = fa.attach(model, fa.DRTP(), nn.ReLU, example=x)
     handle.targets = y
     passes: list[int] = []
     model[0].register_forward_pre_hook(lambda *_: passes.append(1))
@@ -231,7 +231,7 @@ def test_targets_take_one_forward_pass_from_the_second_step_on() -> None:
 
 def test_two_passes_cost_a_forward_pass_more() -> None:
     model, (x, y) = built(mlp), samples()
-    handle = fa.attach(model, fa.DFA(), nn.ReLU)
+    handle = fa.attach(model, fa.DFA(), nn.ReLU, example=x)
     with torch.no_grad():
         forward = flops(lambda: model(x))
     ordinary = flops(lambda: entropy(model, x, y)().backward())

@@ -1,6 +1,7 @@
 """The numbers: a pure function of (seed, point name, shape), scaled and shared as asked."""
 
 import copy
+import math
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 import feedalign as fa
 from feedalign.feedback import Hadamard, Projection, Regenerated, Site, Sparse, kept
-from feedalign.layout import error_shape, match
+from feedalign.layout import match, row_dimensions
 
 FAMILIES = [fa.Uniform, fa.Normal, fa.Orthogonal, Regenerated, Hadamard, Sparse]
 
@@ -181,7 +182,9 @@ def test_any_signal_takes_the_shape_of_its_point(rows: list[int], features: list
     [((7,), ((7,), 1)), ((7, 3), ((7,), 3)), ((7, 5, 3), ((7, 5), 3)), ((7, 3, 4, 4), ((7,), 48))],
 )
 def test_error_shapes(shape: tuple[int, ...], expected: tuple[tuple[int, ...], int]) -> None:
-    assert error_shape(shape) == expected
+    rows = row_dimensions(shape)
+    width = math.prod(size for dim, size in enumerate(shape) if dim not in rows)
+    assert (tuple(shape[dim] for dim in rows), width) == expected
 
 
 @pytest.mark.parametrize("shared", [True, False])

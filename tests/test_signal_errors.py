@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import feedalign as fa
-from zoo import LossInside, ManyOutputs, TransformerClassifier, WholeLSTM, assert_same, gradients, mlp
+from zoo import ZOO, ManyOutputs, TransformerClassifier, WholeLSTM, assert_same, build, gradients, mlp
 
 
 class Net(nn.Module):
@@ -25,11 +25,25 @@ class Net(nn.Module):
         return self.use(self, x)
 
 
-def test_loss_inside_the_model_must_name_its_output() -> None:
-    model = LossInside()
+def test_loss_inside_the_model_is_traced_to_the_module_it_is_computed_from() -> None:
+    x = torch.randn(3, 6)
+    found, named = (
+        build(next(e for e in ZOO if e.name == "loss-inside")),
+        build(next(e for e in ZOO if e.name == "loss-inside")),
+    )
+    handle = fa.attach(found, fa.DFA(), "body")
+    fa.attach(named, fa.DFA(), "body", "head")
+    for model in (found, named):
+        model(x.double())[0].backward()
+    assert handle.output == "head"
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(found.parameters(), named.parameters(), strict=True))
+
+
+def test_loss_inside_the_model_that_no_module_leads_to() -> None:
+    model = Net(lambda net, x: net.body(x).square().sum())
     fa.attach(model, fa.DFA(), "body")
     with pytest.raises(fa.SignalError, match=r"(?s)scalar: a loss.*name the module.*output='head'"):
-        model(torch.randn(3, 6))
+        model(torch.randn(3, 4))
 
 
 def test_output_that_does_not_run() -> None:
@@ -91,7 +105,13 @@ def test_rows_that_cannot_be_matched() -> None:
     fa.attach(model, fa.DFA(), "body")
     with pytest.raises(fa.SignalError, match=r"has 2 rows.*'body' of shape \(3, 5\).*feedalign\.splice in your own"):
         model(torch.randn(3, 4))
-    lstm = WholeLSTM()
+
+    class LastState(WholeLSTM):
+        def forward(self, x: Tensor) -> Tensor:
+            outputs, (last, _) = self.lstm(x)
+            return self.head(outputs) + last.sum()
+
+    lstm = LastState()
     fa.attach(lstm, fa.DFA(), "lstm")
     with pytest.raises(fa.SignalError, match=r"(?s)point 'lstm\[1\]' of shape \(1, 6, 7\).*points='lstm\[0\]'"):
         lstm(torch.randn(6, 5, 3))
@@ -100,10 +120,12 @@ def test_rows_that_cannot_be_matched() -> None:
 def test_outputs_whose_rows_differ() -> None:
     model = Net(lambda net, x: (net.head(net.body(x)), net.side(net.body(x))[:2]))
     fa.attach(model, fa.DFA(), "body")
+    first, _ = model(torch.randn(3, 4))
+    first.sum().backward()  # the tensor whose rows do not fit is not part of the loss
     with pytest.raises(
-        fa.SignalError, match=r"(?s)several tensors whose rows differ.*\(3, 3\)\n  \(2, 2\)\nName the mod"
+        fa.SignalError, match=r"error has 2 rows \(row dimensions \(2,\)\) and cannot .* point 'body' of shape \(3, 5\)"
     ):
-        model(torch.randn(3, 4))
+        sum(each.sum() for each in model(torch.randn(3, 4))).backward()
 
 
 def test_output_without_tensors() -> None:

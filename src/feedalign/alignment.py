@@ -175,7 +175,9 @@ class _Measuring:
         self.true_updates = dict(zip(trained, found[len(inner) :], strict=True))
         self.true_layers = found[len(outputs) + len(seen.tensors) : len(inner)]
         self.truths = found[len(outputs) : len(outputs) + len(seen.tensors)]
-        self.received = receive(handle, seen, found[: len(outputs)]) if handle.planners else {}
+        gradients = iter(found[: len(outputs)])
+        errors = [[next(gradients) for _ in tensors] for tensors in seen.outputs]
+        self.received = receive(handle, seen, errors) if handle.planners else {}
 
     def alignment(self, block_samples: int) -> Alignment:
         points = self._points()
@@ -194,7 +196,8 @@ class _Measuring:
         cosines: defaultdict[str, list[Tensor]] = defaultdict(list)
         zero_error: defaultdict[str, int] = defaultdict(int)
         for place, received in self.received.items():
-            found = row_cosines(received.signal, self.truths[place], len(received.has_error))
+            signal, truth = received.rows(received.signal), received.rows(self.truths[place])
+            found = row_cosines(signal, truth, len(received.has_error))
             cosines[received.key].append(found[received.has_error])
             zero_error[received.key] += int((~received.has_error).sum())
         return {key: summed(torch.cat(found), zero_error[key]) for key, found in cosines.items()}
@@ -208,7 +211,7 @@ class _Measuring:
                 self.seen.tensors[place],
                 received.signal,
                 self.truths[place],
-                len(received.has_error),
+                received.layout.row_numbers(received.signal.device),
                 chosen,
                 parameters,
             )

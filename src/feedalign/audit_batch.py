@@ -9,10 +9,10 @@ from torch import Tensor
 
 from feedalign.attach import Attachment
 from feedalign.audit_depth import Batch, Depth, Rows
-from feedalign.backward import deliver
 from feedalign.blocks import reached, trainable
 from feedalign.cosine import cosine
 from feedalign.observe import Observation, observe
+from feedalign.received import Received, receive
 
 
 def measure(handle: Attachment, closure: Callable[[], Tensor]) -> Batch:
@@ -53,8 +53,8 @@ class _Measuring:
         points, inner = len(seen.tensors), len(seen.tensors) + len(tensors)
         self.truths, self.layer_truths, self.true_step = truths[:points], truths[points:inner], truths[inner:]
         seen.open = False
-        self.signals, self.errors, self.zero_error, self.rows = self._deliver()
-        ends = [(t, s) for t, s in zip(seen.tensors, self.signals, strict=True) if s is not None]
+        self.received, self.zero_error, self.rows = self._deliver()
+        ends = [(seen.tensors[place], received.signal) for place, received in self.received.items()]
         rule = self._gradients(
             [loss, *(t for t, _ in ends)], [*tensors, *self.parameters], [torch.ones_like(loss), *(s for _, s in ends)]
         )
@@ -74,23 +74,17 @@ class _Measuring:
     ) -> Sequence[Tensor]:
         return torch.autograd.grad(ends, places, sent, retain_graph=True, allow_unused=True, materialize_grads=True)
 
-    def _deliver(self) -> tuple[list[Tensor | None], list[Tensor | None], int, int]:
-        """Return the signal of every arrival that trains, which of its rows have an error, and the counts of rows."""
+    def _deliver(self) -> tuple[dict[int, Received], int, int]:
+        """Return what every arrival receives, by its number among the tensors, and the counts of rows."""
         seen = self.seen
-        signals: list[Tensor | None] = [None] * len(seen.tensors)
-        having: list[Tensor | None] = [None] * len(seen.tensors)
+        if not self.handle.planners:
+            return {}, 0, 0
+        errors = [self._gradients([self.loss], tensors) for tensors in seen.outputs]
         zero, rows = 0, 0
-        for number, tensors in enumerate(seen.outputs):
-            errors = self._gradients([self.loss], tensors)
-            delivered = deliver(self.handle.planners, seen.recording, number, errors, self.handle.push)
-            has_error = delivered.error.abs().amax(dim=1) > 0
+        for output, delivery in zip(seen.recording.outputs, seen.recording.deliveries[0], strict=True):
+            has_error = delivery.error(output.gradients(errors[output.run])).abs().amax(dim=1) > 0
             rows, zero = rows + len(has_error), zero + int((~has_error).sum())
-            for place, signal in enumerate(delivered.signals):
-                if signal is not None:
-                    old, before = signals[place], having[place]
-                    signals[place] = signal if old is None else old + signal
-                    having[place] = has_error if before is None else before | has_error
-        return signals, having, zero, rows
+        return receive(self.handle, seen, errors), zero, rows
 
     def _points(self) -> list[Depth]:
         found: defaultdict[str, Rows] = defaultdict(Rows)
@@ -104,12 +98,14 @@ class _Measuring:
                 why.setdefault(key, "its rule delivers nothing" if arrival.planner < 0 else silent)
                 continue
             place += 1
-            tensor, signal, has_error = self.seen.tensors[place], self.signals[place], self.errors[place]
-            if signal is None or has_error is None:
+            received = self.received.get(place)
+            if received is None:
                 why.setdefault(key, "no output belongs to it")
                 continue
             why[key] = ""
-            found[key].add(tensor, signal, self.truths[place], has_error)
+            tensor = self.seen.tensors[place]
+            activation, signal, truth = map(received.rows, (tensor, received.signal, self.truths[place]))
+            found[key].add(activation, signal, truth, received.has_error)
             inside[key] |= reached(tensor, self.parameters)
         ran = {arrival.point.split("[")[0] for arrival in recording.arrivals}
         for point in self.handle.points:
@@ -156,7 +152,7 @@ class _Measuring:
 
     def _flattened(self, name: str) -> bool:
         layouts = [planner.layouts[name] for planner in self.handle.planners if name in planner.layouts]
-        return any(layout.view == layout.shape and len(layout.shape) > 3 for layout in layouts)
+        return any(not layout.repeated and len(layout.shape) > 3 for layout in layouts)
 
 
 def _module(name: str) -> str:

@@ -1,99 +1,129 @@
 """What happens when the error arrives at an output: every rule makes the signals of its points, and learns."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from feedalign.delivery import Delivery, Planner
 from feedalign.errors import SignalError
-from feedalign.recording import Recording
+from feedalign.recording import Output, Recording
 from feedalign.rules import Broadcast, Inject
+from feedalign.structure import Structure
 
-Push = Callable[[Recording, int, dict[int, int], Inject], list[Tensor | None]]
+Push = Callable[[Recording, int, Output, dict[int, int], Inject], list[Tensor | None]]
 
 
 @dataclass(frozen=True)
-class Delivered:
-    """What one backward pass through one output brought."""
+class BackwardResult:
+    """What one backward pass through one run of the output brought."""
 
-    error: Tensor
-    """``[N, C]``"""
+    error_norm: Tensor
+    """Frobenius norm of the errors."""
     signals: list[Tensor | None]
-    """One an arrival that trains, in its shape; ``None`` where it belongs to another output."""
-    lessons: list[Tensor | None]
+    """One per arrival that trains, in its shape; ``None`` where it belongs to another output."""
+    feedback_grads: list[Tensor | None]
     """The gradient of every matrix that is learned; ``None`` where its point belongs to another output."""
     made: list[tuple[Delivery, Sequence[Tensor]]]
 
     def norms(self) -> dict[str, Tensor]:
         """Return the norm of the signal that each point receives, by name."""
-        return {name: norm for delivery, signals in self.made for name, norm in delivery.norms(signals).items()}
+        found: dict[str, Tensor] = {}
+        for delivery, signals in self.made:
+            for name, norm in delivery.norms(signals).items():
+                found[name] = torch.hypot(found[name], norm) if name in found else norm
+        return found
 
 
 def deliver(
-    planners: Sequence[Planner], recording: Recording, output: int, gradients: Sequence[Tensor | None], push: Push
-) -> Delivered:
+    planners: Sequence[Planner], recording: Recording, run: int, gradients: Sequence[Tensor | None], push: Push
+) -> BackwardResult:
     """Return the signals of every arrival, and the gradients of what is learned.
 
     Args:
-        planners: One a rule.
+        planners: One per rule.
         recording: The forward pass.
-        output: The number of the output's run.
-        gradients: At the output's tensors.
+        run: The number of the output's run.
+        gradients: At the tensors of that run.
         push: Runs the forward pass again with tangents.
+
+    Raises:
+        SignalError: An error has come that a point hears and that cannot be matched to it.
     """
-    error = recording.deliveries[0][output].error(gradients)
     made: list[tuple[Delivery, Sequence[Tensor]]] = []
-    lessons: list[Tensor | None] = []
-    for planner in planners:
-        delivery = recording.deliveries[planner.number][output]
-        sent = send(planner, recording, output, error, push)
-        made.append((delivery, planner.rule.signals(sent) if sent.layouts else []))
-        lessons += _lessons(planner, sent)
-    return Delivered(error, _merged(delivery.shaped(signals) for delivery, signals in made), lessons, made)
+    found: list[list[Tensor | None]] = []
+    grads: dict[tuple[int, str], Tensor] = {}
+    norm: Tensor | None = None
+    for number, output in enumerate(recording.outputs):
+        own = output.gradients(gradients)
+        if output.run != run or all(gradient is None for gradient in own):
+            continue
+        for planner in planners:
+            delivery = recording.deliveries[planner.number][number]
+            if delivery.problem:
+                raise SignalError(delivery.problem)
+            error = delivery.error(own)
+            if planner.number == 0:
+                size = torch.linalg.vector_norm(error.detach())
+                norm = size if norm is None else torch.hypot(norm, size)
+            if not delivery.serves:
+                continue
+            sent = planner.send(delivery, error, recording, partial(push, recording, run, output))
+            made.append((delivery, planner.rule.signals(sent)))
+            found.append(delivery.shaped(made[-1][1]))
+            if planner.store is not None:
+                _add_feedback_grads(planner, sent, grads)
+    count = sum(arrival.trains for arrival in recording.arrivals)
+    signals = found[0] if len(found) == 1 else [_sum(each) for each in zip(*found, strict=True)] or [None] * count
+    signals = [*signals, *(None for _ in range(count - len(signals)))]  # arrivals after the run are not in it
+    learned = [
+        grads[planner.number, key].to(matrix.dtype) if (planner.number, key) in grads else None
+        for planner in planners
+        for key, matrix in planner.learned().items()
+    ]
+    assert norm is not None  # a backward pass reaches an output by one of its tensors
+    return BackwardResult(norm, signals, learned, made)
 
 
-def send(planner: Planner, recording: Recording, output: int, error: Tensor, push: Push) -> Broadcast:
-    """Return all that one rule may use to make the signals of one output's points from its error ``[N, C]``."""
-    delivery = recording.deliveries[planner.number][output]
-    return planner.send(delivery, error, recording, partial(push, recording, output))
+def _sum(signals: Sequence[Tensor | None]) -> Tensor | None:
+    total: Tensor | None = None
+    for signal in signals:
+        if signal is not None:
+            total = signal if total is None else total + signal
+    return total
+
+
+def _add_feedback_grads(planner: Planner, sent: Broadcast, total: dict[tuple[int, str], Tensor]) -> None:
+    assert planner.store is not None
+    for layout, grad in zip(sent.layouts, planner.rule.lessons(sent), strict=True):
+        place = (planner.number, layout.site.key)
+        total[place] = total[place] + grad if place in total else grad
+    for key in dict.fromkeys(layout.site.key for layout in sent.layouts):
+        planner.store.taught(key)
 
 
 def compiled_pull(
-    planners: Sequence[Planner], recording: Recording
+    planners: Sequence[Planner], recording: Recording, structure: Structure
 ) -> Callable[[list[Tensor | None]], list[Tensor | None]]:
     """Return the same for ``torch.compile``, made while the forward pass is traced."""
     # Not by way of the recording: constants of a graph cannot be put on objects that outlive its tracing.
     traced = recording.as_traced()
-    planned = [(planner, planner.plan(traced)[0]) for planner in planners]
+    traced.outputs = structure.outputs(traced)
+    planned = [(planner, planner.plan(traced)) for planner in planners]
 
     def pull(gradients: list[Tensor | None]) -> list[Tensor | None]:
         found = []
-        for planner, delivery in planned:
-            sent = planner.send(delivery, delivery.error(gradients), traced, _no_push)
-            found.append(delivery.shaped(planner.rule.signals(sent)))
-        return _merged(found)
+        for planner, deliveries in planned:
+            for output, delivery in zip(traced.outputs, deliveries, strict=True):
+                own = output.gradients(gradients)
+                if delivery.serves and any(gradient is not None for gradient in own):
+                    sent = planner.send(delivery, delivery.error(own), traced, _no_push)
+                    found.append(delivery.shaped(planner.rule.signals(sent)))
+        return [_sum(each) for each in zip(*found, strict=True)]
 
     return pull
-
-
-def _lessons(planner: Planner, sent: Broadcast) -> list[Tensor | None]:
-    learned = planner.learned()
-    total: dict[str, Tensor] = {}
-    if learned and sent.layouts:
-        for layout, lesson in zip(sent.layouts, planner.rule.lessons(sent), strict=True):
-            key = layout.site.key
-            total[key] = total[key] + lesson if key in total else lesson
-    if planner.store is not None:
-        for key in total:
-            planner.store.taught(key)
-    return [total[key].to(matrix.dtype) if key in total else None for key, matrix in learned.items()]
-
-
-def _merged(found: Iterable[list[Tensor | None]]) -> list[Tensor | None]:
-    """Return one signal an arrival: that of the one rule which has one for it."""
-    return [next((signal for signal in signals if signal is not None), None) for signals in zip(*found, strict=True)]
 
 
 def _no_push(places: dict[int, int], inject: Inject) -> list[Tensor | None]:

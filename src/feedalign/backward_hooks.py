@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from feedalign.graph import is_gate
 from feedalign.installed import Installed
 from feedalign.tree import flatten, is_floating
 
@@ -55,7 +56,7 @@ class BackwardHooks:
         leaves = [leaf for leaf in flatten(output)[0] if is_floating(leaf)]
         sources = [*(leaf for leaf in flatten(args)[0] if isinstance(leaf, Tensor)), *module.parameters()]
         wanted = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
-        if leaves and wanted and not any(leaf.requires_grad for leaf in leaves):
+        if leaves and wanted and not any(leaf.requires_grad and not _is_cut(leaf) for leaf in leaves):
             self.cut(name)
 
     def cut(self, name: str) -> None:
@@ -78,6 +79,11 @@ class BackwardHooks:
         if name not in self._said and not torch.compiler.is_compiling():
             self._said.add(name)
             warnings.warn(what, stacklevel=2)
+
+
+def _is_cut(leaf: Tensor) -> bool:
+    """Return whether a tensor is cut off from what made it, in the first forward pass, where gates stand for cuts."""
+    return leaf.grad_fn is not None and is_gate(leaf.grad_fn)
 
 
 def has_any(module: nn.Module) -> bool:

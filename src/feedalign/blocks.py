@@ -45,7 +45,7 @@ def merged(blocks: Sequence[set[int]]) -> list[set[int]]:
 
 
 def sample_cosines(
-    tensor: Tensor, signal: Tensor, truth: Tensor, rows: int, chosen: Sequence[int], parameters: Sequence[Tensor]
+    tensor: Tensor, signal: Tensor, truth: Tensor, rows: Tensor, chosen: Sequence[int], parameters: Sequence[Tensor]
 ) -> list[Tensor]:
     """Return, for each chosen row, the cosine of the gradients that it causes in the parameters of one block.
 
@@ -53,7 +53,7 @@ def sample_cosines(
         tensor: What the block returned, with its graph.
         signal: What the rule delivers there, in the tensor's shape.
         truth: The true gradient there.
-        rows: Into how many rows the tensor falls.
+        rows: The number of the row that each element of the tensor is in, in a shape that expands to the tensor's.
         chosen: The rows to measure; each takes two backward passes through the block.
         parameters: Those of the block.
     """
@@ -61,9 +61,7 @@ def sample_cosines(
         return []
 
     def caused(at_point: Tensor, row: int) -> Tensor:
-        only = torch.zeros_like(at_point).reshape(rows, -1)
-        only[row] = at_point.reshape(rows, -1)[row]
-        found = torch.autograd.grad(tensor, parameters, only.reshape(at_point.shape), retain_graph=True)
+        found = torch.autograd.grad(tensor, parameters, at_point.where(rows == row, 0), retain_graph=True)
         return torch.cat([(each.to_dense() if each.is_sparse else each).flatten() for each in found])
 
     return [row_cosines(caused(signal, row), caused(truth, row), 1) for row in chosen]

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from feedalign.errors import PointsError, SignalError
+from feedalign.errors import SignalError
+from feedalign.graph import GATE, nodes_below, same_values
 from feedalign.points import Point, candidates
 from feedalign.recording import Recording
 from feedalign.rules import Rule
@@ -24,8 +25,8 @@ def check_closure(of: str, closure: object, others: str = "") -> None:
     if not callable(closure):
         found = f"a tensor of shape {tuple(closure.shape)}" if isinstance(closure, Tensor) else type(closure).__name__
         raise SignalError(
-            f"{of} expected a function that returns the loss{others}, found {found}. It runs the model itself: pass the "
-            f"function and not its result, {of}(handle, lambda: loss_fn(model(x), y))."
+            f"{of} expected a function that returns the loss{others}, found {found}. It runs the model itself: pass "
+            f"the function and not its result, {of}(handle, lambda: loss_fn(model(x), y))."
         )
 
 
@@ -62,8 +63,15 @@ def check_graph(point: Point, module: nn.Module, output: Any, points: Sequence[P
         )
 
 
-def check_output(model: nn.Module, tap: str, output: Any, tensors: Sequence[Tensor]) -> None:
+def check_output(model: nn.Module, tap: str, output: Any, tensors: Sequence[Tensor], squeezed: bool) -> None:
     """Raise unless the output's floating-point tensors could carry an error with rows.
+
+    Args:
+        model: The model.
+        tap: What the output is called in a message.
+        output: The output.
+        tensors: Those of its tensors that carry the error.
+        squeezed: Whether a tensor without dimensions may be a batch of one: the error is known to be one number wide.
 
     Raises:
         SignalError: There are none, or one is a scalar: a loss, computed inside of the model.
@@ -73,26 +81,35 @@ def check_output(model: nn.Module, tap: str, output: Any, tensors: Sequence[Tens
             f"{tap} expected at least one floating-point tensor, found {type(output).__name__}. Name the module "
             f"whose output the loss is computed from. {candidates(model)}"
         )
-    if any(tensor.dim() == 0 for tensor in tensors):
+    if any(tensor.dim() == 0 for tensor in tensors) and not squeezed:
         raise SignalError(
             f"{tap} holds a scalar: a loss, not the output whose gradient is the error. The loss seems to be computed "
-            "inside the model, so name the module whose output it is computed from, such as output='head'. "
-            f"{candidates(model)}"
+            "inside the model, so name the module whose output it is computed from, such as output='head', or the "
+            f"fields of the return value, such as output='.logits'. {candidates(model)}"
         )
 
 
-def check_above(model: nn.Module, outputs: Sequence[Tensor], recording: Recording) -> None:
-    """Raise if a point's own tensor is the output: it would get a signal where the error itself is at hand.
+def output_itself(outputs: Sequence[Tensor], recording: Recording) -> dict[int, list[int]]:
+    """Return the arrivals whose own tensor is one of the output's, each with the numbers of these tensors.
 
-    Raises:
-        PointsError: It is.
+    Args:
+        outputs: The output's tensors.
+        recording: The forward pass.
     """
-    for arrival, point in zip(recording.trained(), recording.tensors, strict=True):
-        if any(torch._C._is_alias_of(tensor, point) for tensor in outputs):  # type: ignore[attr-defined]
-            raise PointsError(
-                f"Point {arrival.point!r} is the output itself, where the error is known exactly. Leave it out of "
-                f"points=, or name an output above it. {candidates(model)}"
-            )
+    found: dict[int, list[int]] = {}
+    trained = iter(recording.tensors)
+    for number, arrival in enumerate(recording.arrivals):
+        tensor = next(trained) if arrival.trains else None
+        end = recording.ends.get(number)
+        if end is not None:
+            same = [i for i, output in enumerate(outputs) if end.requires_grad and same_values(output, end.grad_fn)]
+        elif tensor is not None:
+            same = [i for i, output in enumerate(outputs) if torch._C._is_alias_of(output, tensor)]  # type: ignore[attr-defined]
+        else:
+            continue
+        if same:
+            found[number] = same
+    return found
 
 
 def warn_of_bypass(outputs: Sequence[Tensor], recording: Recording) -> None:
@@ -127,15 +144,14 @@ def bypassed(outputs: Sequence[Tensor], recording: Recording) -> list[str]:
 
 def _operations(roots: Iterable[Node | None]) -> set[Node]:
     """Return the operations that lead to ``roots``, without parameters and what merely reshapes or casts one."""
-    seen: set[Node] = set()
-    stack = [root for root in roots if root is not None]
-    while stack:
-        node = stack.pop()
-        if node not in seen:
-            seen.add(node)
-            stack.extend(below for below, _ in node.next_functions if below is not None)
-    # A compiled piece of the model is one operation, so that points inside of it and the output share it.
-    return {node for node in seen if not _of_parameter(node) and type(node).__name__ != "CompiledFunctionBackward"}
+    # A compiled piece of the model is one operation, so that points inside of it and the output share it. Where there
+    # are gates, they are where the cuts would be.
+    left_out = ("CompiledFunctionBackward", GATE)
+    return {
+        node
+        for node in nodes_below(roots, through=())
+        if type(node).__name__ not in left_out and not _of_parameter(node)
+    }
 
 
 def _of_parameter(node: Node) -> bool:

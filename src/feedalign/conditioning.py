@@ -129,23 +129,33 @@ def _correlations(
     """Return ``M [C, D]`` of the input (under ``""``, if it fits) and every point, the errors, and their precision."""
     assert handle.planner is not None
     outputs = [tensor for tensors in seen.outputs for tensor in tensors]
-    gradients = list(torch.autograd.grad(loss, outputs, retain_graph=True, allow_unused=True, materialize_grads=True))
+    formed = torch.autograd.grad(loss, outputs, retain_graph=True, allow_unused=True, materialize_grads=True)
+    gradients = iter(formed)
+    runs = [[next(gradients) for _ in tensors] for tensors in seen.outputs]
     found: dict[str, Tensor] = {}
     errors = []
     arrivals = seen.recording.trained()
-    for delivery in seen.recording.deliveries[handle.planner.number]:
-        own = [gradients.pop(0) for _ in delivery.sizes]
-        error = delivery.error(own).detach()
+    deliveries = seen.recording.deliveries[handle.planner.number]
+    for output, delivery in zip(seen.recording.outputs, deliveries, strict=True):
+        error = delivery.error(output.gradients(runs[output.run])).detach()
         if error.is_complex():
             raise SignalError("conditioning is defined for real errors, and the output is complex.")
         error = error.double()
         errors.append(error)
         layouts = [layout for layout, trains in zip(delivery.layouts, delivery.trains, strict=True) if trains]
-        below = [("", tensor) for tensor in entering if delivery.rows in accumulate(tensor.shape, mul)]
+        below = [
+            ("", tensor.reshape(delivery.rows, -1))
+            for tensor in entering
+            if delivery.rows in accumulate(tensor.shape, mul)
+        ]
         served = zip(arrivals, layouts, seen.tensors, strict=False)
-        below += [(seen.recording.key(arrival), tensor) for arrival, layout, tensor in served if layout is not None]
+        below += [
+            (seen.recording.key(arrival), layout.flatten(tensor.detach()))
+            for arrival, layout, tensor in served
+            if layout is not None
+        ]
         for key, tensor in below:
-            correlation = error.T @ tensor.detach().reshape(delivery.rows, -1).to(error)
+            correlation = error.T @ tensor.to(error)
             found[key] = found[key] + correlation if key in found else correlation
     precision = max(torch.finfo(tensor.dtype).eps for tensor in outputs)
     return found, torch.cat(errors), precision

@@ -9,17 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from feedalign.errors import SignalError, listing
+from feedalign.errors import SignalError
 from feedalign.feedback import Kept, Parts, Projection, Site, kept
-from feedalign.layout import Layout, error_shape, match
+from feedalign.layout import Layout, match
 from feedalign.learned import LearnedFeedback
-from feedalign.recording import Facts, Recording
+from feedalign.recording import Arrival, Facts, Output, Recording
 from feedalign.rules import Broadcast, BroadcastRule, Inject
+from feedalign.structure import Structure
 from feedalign.targets import as_rows
 
 Push = Callable[[dict[int, int], Inject], list[Tensor | None]]
 SHAPES = 256
-"""Deliveries are kept for so many combinations of shapes: sentences come in many lengths."""
+"""For how many combinations of shapes deliveries are kept: sentences come in many lengths."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,12 @@ class Delivery:
     trains: tuple[bool, ...]
     """Whether there is anything to train below an arrival. One that does not is served only by rules that relay."""
     project: Projection
+    orders: tuple[tuple[int, ...] | None, ...] = ()
+    """Per tensor of the output, the order of dimensions that puts its rows first; ``None`` where they are."""
+    serves: bool = True
+    """Whether any point receives a signal here."""
+    problem: str = ""
+    """Why a point that hears this error cannot be matched to it; that matters only if such an error comes."""
 
     @property
     def own(self) -> list[Layout]:
@@ -45,18 +52,24 @@ class Delivery:
     def error(self, gradients: Sequence[Tensor | None]) -> Tensor:
         """Return the error ``[N, C]``: the gradients at the output's tensors, side by side."""
         if len(gradients) == 1 and gradients[0] is not None:
-            return gradients[0].reshape(self.rows, self.sizes[0])
+            return self._rows_first(gradients[0], 0)
         some = next(gradient for gradient in gradients if gradient is not None)
         return torch.cat(
             [
-                some.new_zeros(self.rows, size) if gradient is None else gradient.reshape(self.rows, size)
-                for gradient, size in zip(gradients, self.sizes, strict=True)
+                some.new_zeros(self.rows, size) if gradient is None else self._rows_first(gradient, i)
+                for i, (gradient, size) in enumerate(zip(gradients, self.sizes, strict=True))
             ],
             dim=1,
         )
 
+    def _rows_first(self, gradient: Tensor, number: int) -> Tensor:
+        order = self.orders[number] if self.orders else None
+        if order is not None:
+            gradient = gradient.permute(order)
+        return gradient.reshape(self.rows, self.sizes[number])
+
     def shaped(self, signals: Sequence[Tensor]) -> list[Tensor | None]:
-        """Return one signal an arrival that trains, in the point's shape; ``None`` where it is not served here."""
+        """Return one signal per arrival that trains, in the point's shape; ``None`` where it is not served here."""
         flat = iter(signals)
         found = [None if layout is None else layout.unflatten(next(flat)) for layout in self.layouts]
         return [signal for signal, trains in zip(found, self.trains, strict=True) if trains]
@@ -89,6 +102,8 @@ class Planner:
     """Its place among the planners of an attachment."""
     store: LearnedFeedback | None = None
     """Where the matrices are, if the rule learns them."""
+    structure: Structure = field(default_factory=Structure)
+    """What is known of rows; one for all planners of an attachment."""
     layouts: dict[str, Layout] = field(default_factory=dict)
     """How each point was matched to the error when it last ran; not filled under ``torch.compile``."""
     silent: set[str] = field(default_factory=set)
@@ -110,7 +125,7 @@ class Planner:
         """
         if torch.compiler.is_compiling():  # tracing keeps nothing; the numbers become constants of the graph
             return self._make(recording)
-        key = (tuple(recording.arrivals), tuple(recording.outputs))
+        key = (tuple(recording.arrivals), tuple(recording.outputs), self.structure.version)
         if key not in self._deliveries:
             recording.check()
             if len(self._deliveries) >= SHAPES:
@@ -191,40 +206,86 @@ class Planner:
 
     def _make(self, recording: Recording) -> list[Delivery]:
         made = []
-        for index, output in enumerate(recording.outputs):
-            rows, sizes = rows_and_sizes([facts.shape for facts in output.tensors])
+        found = [self._matched(recording, output) for output in recording.outputs]
+        self._check_some(recording, found)
+        everything = [layout for matched, _ in found for layout in matched if layout]
+        widest = self.widest(everything) if everything else None
+        if not torch.compiler.is_compiling():
+            self._remember(recording, found)
+        for output, (matched, problem) in zip(recording.outputs, found, strict=True):
             arrivals = recording.arrivals[: output.before]
-            matched = [
-                match(recording.key(arrival), arrival.shape, arrival.dtype, rows, self.rule.feedback)
-                if arrival.planner == self.number and recording.belongs(arrival, index)
-                else None
-                for arrival in arrivals
-            ]
             trains = tuple(arrival.trains for arrival in arrivals)
             # What a relaying rule sends through a point goes on from there, whether it trains anything or not.
             wanted = tuple(
                 layout if arrival.trains or self.rule.relays else None
                 for layout, arrival in zip(matched, arrivals, strict=True)
             )
-            project = self._project([layout for layout in matched if layout], wanted, sum(sizes), output.tensors[0])
-            if not torch.compiler.is_compiling() and any(wanted):
-                heard = {layout.site.key for layout, each in zip(wanted, trains, strict=True) if layout and each}
-                self.silent = {layout.site.key for layout in matched if layout} - heard
-            made.append(Delivery(self.rule, prod(rows), sizes, wanted, trains, project))
+            rows, sizes = _sizes(output.tensors)
+            project = self._project(wanted, widest, sum(sizes), output.tensors[0])
+            orders = tuple(_order(facts) for facts in output.tensors)
+            serves = any(layout is not None for layout in wanted)
+            made.append(Delivery(self.rule, prod(rows), sizes, wanted, trains, project, orders, serves, problem))
+        if not torch.compiler.is_compiling() and any(delivery.serves for delivery in made):
+            self.silent = self._silent(recording, found, made)
         return made
 
-    def _project(self, layouts: list[Layout], wanted: Sequence[Layout | None], width: int, facts: Facts) -> Projection:
+    def _silent(
+        self, recording: Recording, found: list[tuple[list[Layout | None], str]], made: list[Delivery]
+    ) -> set[str]:
+        """Return the points that receive no signal: nothing trains below them, or nothing reads them."""
+        keys = {layout.site.key for matched, _ in found for layout in matched if layout}
+        for delivery in made:
+            pairs = zip(delivery.layouts, delivery.trains, strict=True)
+            keys -= {layout.site.key for layout, trains in pairs if layout and trains}
+        return keys
+
+    def _matched(self, recording: Recording, output: Output) -> tuple[list[Layout | None], str]:
+        """Return how each arrival before an output is read against its error, and why one cannot be."""
+        rows, _ = _sizes(output.tensors)
+        found: list[Layout | None] = []
+        problem = ""
+        for arrival in recording.arrivals[: output.before]:
+            layout = None
+            if arrival.planner == self.number and recording.belongs(arrival, output):
+                try:
+                    layout = self._match(recording.key(arrival), arrival, output, rows)
+                except SignalError as error:
+                    if arrival.trains or self.rule.relays:
+                        problem = problem or str(error)
+            found.append(layout)
+        return found, problem
+
+    def _match(self, key: str, arrival: Arrival, output: Output, rows: tuple[int, ...]) -> Layout:
+        placement = self.structure.placement(key, arrival.shape, output, rows)
+        channel = self.structure.channel(key)
+        return match(key, arrival.shape, arrival.dtype, rows, self.rule.feedback, placement, channel)
+
+    def _check_some(self, recording: Recording, found: list[tuple[list[Layout | None], str]]) -> None:
+        """Raise if a point that trains is matched to none of the errors that it hears.
+
+        Raises:
+            SignalError: There is one.
+        """
+        for number, arrival in enumerate(recording.arrivals):
+            if not arrival.trains or arrival.planner != self.number:
+                continue
+            own = [
+                (matched[number], problem)
+                for output, (matched, problem) in zip(recording.outputs, found, strict=True)
+                if number < output.before and recording.belongs(arrival, output)
+            ]
+            if own and all(layout is None for layout, _ in own):
+                raise SignalError(next(problem for _, problem in own if problem))
+
+    def _project(self, wanted: Sequence[Layout | None], widest: Site | None, width: int, facts: Facts) -> Projection:
         sites = tuple(layout.site for layout in wanted if layout)
-        if not sites:
+        if not sites or widest is None:
             return lambda error: []
         if self.rule.learns and torch.compiler.is_compiling():
             raise SignalError(
                 f"{type(self.rule).__name__} learns its feedback, which is not supported under torch.compile. Train in "
                 "eager mode, or choose a rule with fixed feedback."
             )
-        widest = self.widest(layouts)
-        if not torch.compiler.is_compiling():
-            self._remember(layouts, width)
         if self.rule.learns:
             self._check_learned(sites)
             return lambda error: []  # the parameters at hand when the error arrives are used in its place
@@ -248,30 +309,48 @@ class Planner:
             self._matrices[key] = made
         return made
 
-    def _remember(self, layouts: list[Layout], width: int) -> None:
-        """Raise if a matrix would not be the one that the point has learnt with so far."""
+    def _remember(self, recording: Recording, found: list[tuple[list[Layout | None], str]]) -> None:
+        """Keep how points were matched; raise if a matrix would not be the one that a point has learnt with so far."""
         before = max((layout.site.columns for layout in self.layouts.values()), default=0)
-        for layout in layouts:
-            key, columns = layout.site.key, layout.site.columns
-            known = self.layouts.get(key, layout)
-            if known.site.columns != columns:
+        new: dict[str, Layout] = {}
+        for output, (matched, _) in zip(recording.outputs, found, strict=True):
+            layouts = {layout.site.key: layout for layout in matched if layout}
+            if not any(
+                layout and (a.trains or self.rule.relays)
+                for layout, a in zip(matched, recording.arrivals, strict=False)
+            ):
+                continue
+            if output.places[0] != 0:  # another error beside the first: what is told of a point is of the first
+                new |= {key: layout for key, layout in layouts.items() if key not in self.layouts and key not in new}
+                continue
+            for layout in layouts.values():
+                self._check_width(layout, before)
+            width = sum(_sizes(output.tensors)[1])
+            if layouts and self.error_width not in (None, width):
                 raise SignalError(
-                    f"Point {key!r} had {known.site.columns} features (shape {known.shape}) and now has {columns} "
-                    f"(shape {layout.shape}), so its feedback matrix would be another one. Where the number of "
-                    "positions varies, write feedback=feedalign.Uniform(positions='repeat')."
+                    f"The output was {self.error_width} wide and now is {width}, so every feedback matrix would be "
+                    "another one. Attach again for an output of another width, or name a module with output=."
                 )
-            if self.rule.feedback.shared and before and columns > before:
-                raise SignalError(
-                    f"Point {key!r} with {columns} features did not run before, and is wider than the {before} that "
-                    "the shared matrix was drawn for. Write feedback=feedalign.Uniform(shared=False)."
-                )
-        if self.error_width not in (None, width):
+            self.error_width = width if layouts else self.error_width
+            new |= layouts
+        if new and self.error_width is None:
+            self.error_width = sum(_sizes(recording.outputs[0].tensors)[1])
+        self.layouts.update(new)
+
+    def _check_width(self, layout: Layout, before: int) -> None:
+        key, columns = layout.site.key, layout.site.columns
+        known = self.layouts.get(key, layout)
+        if known.site.columns != columns:
             raise SignalError(
-                f"The output was {self.error_width} wide and now is {width}, so every feedback matrix would be another "
-                "one. Attach again for an output of another width, or name a module with output=."
+                f"Point {key!r} had {known.site.columns} features (shape {known.shape}) and now has {columns} "
+                f"(shape {layout.shape}), so its feedback matrix would be another one. Where the number of "
+                "positions varies, write feedback=feedalign.Uniform(positions='repeat')."
             )
-        self.error_width = width
-        self.layouts.update({layout.site.key: layout for layout in layouts})
+        if self.rule.feedback.shared and before and columns > before:
+            raise SignalError(
+                f"Point {key!r} with {columns} features did not run before, and is wider than the {before} that "
+                "the shared matrix was drawn for. Write feedback=feedalign.Uniform(shared=False)."
+            )
 
 
 def _when_used(make: Callable[[], Projection]) -> Projection:
@@ -286,18 +365,15 @@ def _when_used(make: Callable[[], Projection]) -> Projection:
     return project
 
 
-def rows_and_sizes(shapes: Sequence[torch.Size]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the leading dimensions that the output's tensors share, and the width of each.
+def _sizes(tensors: Sequence[Facts]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the sizes of the row dimensions that an output's tensors share, and the width of each tensor."""
+    rows = tuple(tensors[0].shape[dim] for dim in tensors[0].dims)
+    widths = [[size for dim, size in enumerate(facts.shape) if dim not in facts.dims] for facts in tensors]
+    return rows, tuple(prod(width) for width in widths)
 
-    Raises:
-        SignalError: Their rows differ, so they form no one error.
-    """
-    found = [error_shape(shape) for shape in shapes]
-    rows = found[0][0]
-    if any(other != rows for other, _ in found):
-        raise SignalError(
-            "The output is made of several tensors whose rows differ, so they form no one error:\n"
-            f"{listing(str(tuple(shape)) for shape in shapes)}\n"
-            "Name the module whose output carries the error, such as output='head'."
-        )
-    return rows, tuple(size for _, size in found)
+
+def _order(facts: Facts) -> tuple[int, ...] | None:
+    """Return the order of dimensions that puts a tensor's rows first, ``None`` if they are."""
+    rest = tuple(dim for dim in range(len(facts.shape)) if dim not in facts.dims)
+    order = (*facts.dims, *rest)
+    return None if order == tuple(range(len(facts.shape))) else order

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
 
 from feedalign.errors import SignalError
+from feedalign.graph import executes, nodes_below
 from feedalign.watch import in_nested_gradient, in_transform
 
 MESSAGE = (
@@ -35,11 +36,12 @@ def guarded(
         signals: What it hands to the points.
 
     Raises:
-        SignalError: The error depends on nothing, as that of ``output.sum()`` does, so that all derivatives are of the
-            other kind; or one gradient of ``torch.func`` is taken inside of another.
+        SignalError: What is delivered has no graph, as for the error of ``output.sum()``, so that all derivatives are
+            of the other kind; or one gradient of ``torch.func`` is taken inside of another.
     """
     gradients = (*errors, *signals)
-    constant = not any(error is not None and error.requires_grad for error in errors)
+    delivered = [signal for signal in signals if signal is not None] or [error for error in errors if error is not None]
+    constant = not any(gradient.requires_grad for gradient in delivered)
     if in_nested_gradient() or (constant and not in_transform()):
         raise SignalError(MESSAGE)
     places = [place for place, gradient in enumerate(gradients) if gradient is not None]
@@ -71,25 +73,14 @@ class _Watched(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
-        if any(_runs(node) for node in _reached(ctx.below)):
+        if any(_runs(node) for node in nodes_below(ctx.below)):
             raise SignalError(MESSAGE)
         return (None, None, *gradients)
-
-
-def _reached(roots: Iterable[Node | None]) -> set[Node]:
-    seen: set[Node] = set()
-    stack = [root for root in roots if root is not None]
-    while stack:
-        node = stack.pop()
-        if node not in seen:
-            seen.add(node)
-            stack.extend(following for following, _ in node.next_functions if following is not None)
-    return seen
 
 
 def _runs(node: Node) -> bool:
     """Return whether the backward pass under way runs a node."""
     try:
-        return torch._C._will_engine_execute_node(node)
+        return executes(node)
     except RuntimeError:  # how PyTorch says that torch.autograd.grad was asked for this very leaf
         return True

@@ -1,6 +1,6 @@
 """The hooks that cut at the points and splice the output to them, and what they remember in a forward pass."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -9,20 +9,24 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from feedalign.backward import compiled_pull, deliver
+from feedalign.backward import BackwardResult, compiled_pull, deliver
 from feedalign.backward_hooks import BackwardHooks, has_any
-from feedalign.checks import check_above, check_compiled, check_graph, check_output, warn_of_bypass
+from feedalign.checks import check_compiled, check_graph, check_output, output_itself, warn_of_bypass
 from feedalign.compiled import check_exported, hint
 from feedalign.delivery import Planner
 from feedalign.errors import PointsError, SignalError
+from feedalign.first import CheckingGates, FirstPass
+from feedalign.graph import nodes_below, trains
 from feedalign.installed import Installed
 from feedalign.learned import LearnedFeedback
 from feedalign.observe import Observation
 from feedalign.points import Point, candidates
-from feedalign.recording import Arriving, Facts, Output, Recording
+from feedalign.recording import Arriving, Facts, Output, Recording, Run
 from feedalign.replay import Inputs, Replay, Stage, again, forward_mode
 from feedalign.rules import BroadcastRule, Inject
-from feedalign.splice import Pull, splice
+from feedalign.splice import Collector, Pull, splice
+from feedalign.structure import Structure
+from feedalign.taps import Tap
 from feedalign.tree import flatten, is_floating
 from feedalign.watch import in_backward, in_transform, watch
 
@@ -40,36 +44,70 @@ class Hooks:
     Args:
         model: The model.
         points: Where the backward pass is cut.
-        output: The module whose output carries the error; ``None`` means what the model returns.
-        planners: One a rule that broadcasts.
+        taps: Where the errors are taken.
+        planners: One per rule that broadcasts.
         planner_of: The number of the planner that makes a point's signal.
+        structure: What is known of rows and of which output a point leads to.
     """
 
     _title: str
     """The rules and the model in a few words, for messages."""
 
     def __init__(
-        self, model: nn.Module, points: list[Point], output: str | None, planners: list[Planner],
-        planner_of: dict[str, int],
+        self, model: nn.Module, points: list[Point], taps: list[Tap], planners: list[Planner],
+        planner_of: dict[str, int], structure: Structure,
     ) -> None:  # fmt: skip
         self.model = model
         self.points = points
-        self.output = output
         self.planners = planners
         self.targets: Any = None
-        self.last: Last | None = None
+        self.structure = structure
+        structure.taps = tuple(tap.module or "" for tap in taps[:1])
+        self._taps = taps
         self._planner_of = planner_of
         self._learned: LearnedFeedback | None = None
         self._on = True
         self._anchor = False  # this forward pass trains by backpropagation
         self._mute = False  # cut and deliver nothing: shallow training for a while
+        self._began = False  # whether a forward pass was ever seen, or backpropagation was asked for
         self._proven = False  # that an error arrives at all; asked until it has
+        self._call: Callable[..., Any] = model  # what the forward pass that is under way runs
+        self._method = False  # a method other than forward is under way as a forward pass
         self._recording: Recording | None = None
         self._observation: Observation | None = None
         self._stage: Stage | None = None  # a forward pass of another kind is under way
+        self._first: FirstPass | None = None  # what the first forward pass finds out
+        self._collector: Collector | None = None
+        self._result: BackwardResult | None = None  # of the last backward pass, until the next forward pass
+        self._norms: Last | None = None
+        self._asked = False  # whether anybody reads `last`
         self._installed = Installed()
         self._of_user = BackwardHooks(self)
         self._cuts: list[RemovableHandle] = []  # the hooks that have to be the last of their module
+        self._plain = {
+            point: Arriving(str(point), planner_of.get(str(point), -1), _own(model, point)) for point in points
+        }
+
+    @property
+    def last(self) -> Last | None:
+        """Norms of what the last backward pass carried; ``None`` before the first one."""
+        self._asked = True
+        self._keep_norms()
+        return self._norms
+
+    @last.setter
+    def last(self, value: Last | None) -> None:
+        self._norms, self._result = value, None
+
+    @property
+    def error_width(self) -> int | None:
+        """Width of the error; ``None`` before the first forward pass."""
+        return next((planner.error_width for planner in self.planners if planner.error_width is not None), None)
+
+    def _keep_norms(self) -> None:
+        if self._result is not None:
+            self._norms = Last(self._result.error_norm, self._result.norms())
+            self._result = None
 
     def _install(self) -> None:
         hooks = self._installed
@@ -83,11 +121,16 @@ class Hooks:
                 hooks.before(module, point.module, partial(self._at_input, point))
             else:
                 self._cuts.append(hooks.behind(module, point.module, partial(self._at_point, point)))
-        if self.output is not None:
-            hooks.behind(self.model.get_submodule(self.output), self.output, self._at_output)
+        self._install_taps()
         hooks.behind(self.model, "", self._finish)
         # Also after a forward pass that raised, so that it leaves no points behind.
         hooks.behind(self.model, "", self._clear, always_call=True)
+
+    def _install_taps(self) -> None:
+        for number, tap in enumerate(self._taps):
+            if tap.module is not None:
+                module = self.model.get_submodule(tap.module)
+                self._installed.behind(module, tap.module, partial(self._at_tap, number))
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         check_exported(self)
@@ -95,12 +138,21 @@ class Hooks:
             self._cut_last()
 
     def _start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not self._method:
+            self._begin(args, kwargs)
+
+    def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         check_exported(self)
         if self._stage is not None:
             self._stage.start(args, kwargs)
             return
         self._recording = None
+        if self._result is not None:
+            if self._asked:
+                self._keep_norms()
+            self._result = None
         if self._on and torch.is_grad_enabled():
+            self._began = True
             rules = [planner.rule for planner in self.planners]
             check_compiled(rules)
             if self._is_anchor(rules):
@@ -109,11 +161,25 @@ class Hooks:
                 inputs=Inputs.of(args, kwargs) if any(rule.replays for rule in rules) else None,
                 activations=[] if any(rule.learns for rule in rules) else None,
                 targets=self.targets,
+                call=self._call,
             )
+            self._collector = Collector() if len(self._taps) > 1 else None
+            if not torch.compiler.is_compiling():
+                self._begin_first(args, kwargs)
         if not torch.compiler.is_compiling():
             self._cut_last()
             if not self._of_user.searched and self._recording is not None and self._observation is None:
                 self._of_user.search()
+
+    def _begin_first(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keep the graph whole in the first forward pass, to find out how the model's tensors hang together."""
+        recording = self._recording
+        assert recording is not None
+        if self._observation is not None:
+            recording.gates = self._observation
+        elif self.planners and not self._mute and not self.structure.settled and not in_transform():
+            self._first = FirstPass(self.model, args, kwargs)
+            recording.gates = self._first.gates
 
     def _is_anchor(self, rules: list[BroadcastRule]) -> bool:
         """Count the forward passes that train; return whether this one is left to plain backpropagation."""
@@ -137,9 +203,7 @@ class Hooks:
             self._of_user.cut(point.module)
         if not self._proven and self._recording is not None and str(point) in self._planner_of:
             check_graph(point, module, output, self.points)
-        # A module without parameters that is used in several places is a point in each of them.
-        own = next(module.parameters(), None) is None
-        return self._cut(point, output, own)
+        return self._cut(point, output)
 
     def _at_input(self, point: Point, module: nn.Module, args: tuple[Any, ...]) -> Any:
         if not self._cuts_now(point):
@@ -148,41 +212,109 @@ class Hooks:
             raise PointsError(f"Point '{point}' expected {point.module!r} to be called with a positional input.")
         if has_any(module):
             self._of_user.without_input(point.module)
-        return (self._cut(point, args[0], own=False), *args[1:])
+        return (self._cut(point, args[0]), *args[1:])
 
-    def _at_output(self, module: nn.Module, args: Any, output: Any) -> Any:
-        recording = self._recording
+    def _at_tap(self, number: int, module: nn.Module, args: Any, output: Any) -> Any:
+        recording, tap = self._recording, self._taps[number]
         leaves, rebuild = flatten(output)
-        places = [place for place, leaf in enumerate(leaves) if is_floating(leaf)]
-        tensors = [leaves[place] for place in places]
+        places = tap.places(output)
         if self._stage is not None:
-            for place, tensor in zip(places, self._stage.at_output(tensors), strict=True):
+            for place, tensor in zip(places, self._stage.at_output([leaves[i] for i in places]), strict=True):
                 leaves[place] = tensor
             return rebuild(leaves)
-        if recording is None or not recording.tensors or self._mute or not torch.is_grad_enabled():
+        if recording is None or not recording.arrivals or self._mute or not torch.is_grad_enabled():
             return None
-        check_output(self.model, self._tap, output, tensors)
-        facts = tuple(Facts(tensor.shape, tensor.dtype, tensor.device) for tensor in tensors)
-        recording.outputs.append(Output(facts, len(recording.arrivals)))
+        if self._first is not None:
+            if self._first.discover(self._taps, leaves, places):
+                return None  # the loss is computed inside: the pass is run again, with other taps
+            places = self._drop(recording, tap, leaves, places)
+        elif not torch.compiler.is_compiling() and not self._proven:
+            self._check_points([leaves[place] for place in places], recording)
+        places = [place for place in places if (number, place) not in self.structure.left_out]
+        tensors = [leaves[place] for place in places]
+        check_output(self.model, self._called(tap), output, tensors, self._squeezed)
+        if not recording.tensors and recording.gates is None:
+            return None
+        self._record_run(recording, number, tensors)
+        if recording.gates is not None:
+            recording.tapped[-1].extend(tensors)
         if self._observation is not None:
-            self._observation.outputs.append(tensors)
+            if len(self._taps) == 1 or number == 0:
+                self._observation.outputs.append([])
+            self._observation.outputs[-1].extend(tensors)
             return output
+        if not recording.tensors:
+            return None
         if not self._proven and not torch.compiler.is_compiling():
-            check_above(self.model, tensors, recording)
             warn_of_bypass(tensors, recording)
-        # What the rules learn gets its gradients in the same backward pass, like any parameter.
-        learned = [matrix for planner in self.planners for matrix in planner.learned().values()]
-        spliced = splice(tensors, [*recording.tensors, *learned], self._puller(recording))
+        spliced = self._splice(recording, number, tensors)
         for place, tensor in zip(places, spliced, strict=True):
             leaves[place] = tensor
         if not self._proven and not torch.compiler.is_compiling():
             recording.nodes.update(tensor.grad_fn for tensor in spliced)
         return rebuild(leaves)
 
+    def _record_run(self, recording: Recording, number: int, tensors: list[Tensor]) -> None:
+        """Note a run of the output; several outputs are one run together."""
+        facts = tuple(Facts(tensor.shape, tensor.dtype, tensor.device) for tensor in tensors)
+        if len(self._taps) == 1:
+            recording.runs.append(Run(facts, len(recording.arrivals)))
+            recording.tapped.append([])
+            return
+        if number in recording.ran:
+            raise SignalError(
+                f"{self._called(self._taps[number])} ran twice in one forward pass, which is not supported where "
+                "output= names several. Name the one whose error counts."
+            )
+        if recording.ran and number < max(recording.ran):
+            raise SignalError(
+                f"The outputs ran in another order than the modules have: {self._called(self._taps[number])} after "
+                f"{self._called(self._taps[max(recording.ran)])}. Name one output, or fields of the return value."
+            )
+        recording.ran[number] = len(tensors)
+        before = recording.runs.pop().tensors if recording.runs else ()
+        recording.runs.append(Run((*before, *facts), len(recording.arrivals)))
+        if not recording.tapped:
+            recording.tapped.append([])
+
+    def _splice(self, recording: Recording, number: int, tensors: list[Tensor]) -> list[Tensor]:
+        # What the rules learn gets its gradients in the same backward pass, like any parameter.
+        if self._collector is None:
+            learned = [matrix for planner in self.planners for matrix in planner.learned().values()]
+            spliced: list[Tensor] = splice(tensors, [*recording.tensors, *learned], self._puller(recording))
+            return spliced
+        if torch.compiler.is_compiling():
+            raise SignalError(
+                "Several outputs are not supported under torch.compile: name one module, or fields of the return value."
+            )
+        start = recording.spliced
+        recording.spliced = len(recording.tensors)
+        first = start == 0
+        learned = [m for planner in self.planners for m in planner.learned().values()] if first else []
+        pull = partial(self._pull_part, recording, start, recording.spliced, first)
+        self._collector.sizes = [recording.ran.get(i, 0) for i in range(len(self._taps))]
+        note = partial(self._expect, recording, tensors if recording.gates is not None else [])
+        return self._collector.splice(number, tensors, [*recording.tensors[start:], *learned], pull, note)
+
+    def _expect(self, recording: Recording, tensors: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+        """Note which gradients reach the points through the output, in the first backward pass."""
+        if isinstance(recording.gates, CheckingGates) and tensors:
+            recording.gates.expect(tensors, gradients)
+
     def _finish(self, module: nn.Module, args: Any, output: Any) -> Any:
+        return None if self._method else self._end(output, returned=True)
+
+    def _end(self, output: Any, returned: bool) -> Any:
+        """End a forward pass: splice what it returned, if that is the output, and plan the signals.
+
+        Args:
+            output: What it returned.
+            returned: Whether it returned anything: code in a ``with`` block does not.
+        """
         recording = self._recording
+        at_return = next((number for number, tap in enumerate(self._taps) if tap.module is None), None)
         if self._stage is not None:
-            return self._at_output(module, args, output) if self.output is None else None
+            return None if at_return is None else self._at_tap(at_return, self.model, (), output)
         if recording is None:
             return None
         if not recording.arrivals:
@@ -193,35 +325,63 @@ class Hooks:
             )
         if not self.planners or self._mute:
             return None
-        if self.output is None:
-            spliced = self._at_output(module, args, output)
+        if at_return is not None and returned:
+            spliced = self._at_tap(at_return, self.model, (), output)
             output = output if spliced is None else spliced
-        if not recording.tensors:
+        if self._first is not None and self._first.taps:
+            return self._run_again(self._first)
+        if not recording.arrivals or not (recording.tensors or recording.runs):
             return output
-        if not recording.outputs:
+        if not recording.runs:
             raise SignalError(
-                f"{self._tap} did not run in this forward pass, so no error can reach the points. Name the module "
-                f"whose output the loss is computed from. {candidates(self.model)}"
+                f"{self._called(self._taps[0])} did not run in this forward pass, so no error can reach the points. "
+                f"Name the module whose output the loss is computed from. {candidates(self.model)}"
             )
         if not torch.compiler.is_compiling():
-            recording.deliveries = [planner.plan(recording) for planner in self.planners]
-            if self._observation is not None:
-                self._observation.recording, self._observation.tensors = recording, recording.tensors
-            elif self.output is not None and not self._proven:
-                self._watch(output, recording)
-        recording.tensors, recording.nodes = [], set()
+            self._plan(output, recording)
+        recording.tensors, recording.nodes, recording.ends, recording.tapped = [], set(), {}, []
         return output
 
+    def _plan(self, output: Any, recording: Recording) -> None:
+        if recording.ran:
+            each = sorted(recording.ran.items())
+            self.structure.taps = tuple(self._taps[n].module or "" for n, count in each for _ in range(count))
+        if recording.gates is not None and not self.structure.settled:
+            self.structure.learn(recording, self.model)
+        recording.outputs = self.structure.outputs(recording, self.error_width)
+        recording.deliveries = [planner.plan(recording) for planner in self.planners]
+        if self._observation is not None:
+            self._observation.recording, self._observation.tensors = recording, recording.tensors
+        elif any(tap.module is not None or tap.paths for tap in self._taps) and not self._proven:
+            self._watch(output, recording)
+        if self._first is not None:
+            if any(planner.rule.delivers for planner in self.planners):
+                self._first.check_reached(recording)
+            self._first.close(recording, [self._called(tap) for tap in self._taps])
+            self._first = None
+
     def _clear(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self._stage is None:
-            self._recording = None
-            self._of_user.stop()
+        if self._stage is None and not self._method:
+            self._drop_pass()
+
+    def _drop_pass(self) -> None:
+        self._recording, self._collector = None, None
+        self._of_user.stop()
+        if self._first is not None:
+            self._first.forget()
+            self._first = None
 
     # What the hooks do.
 
+    def _called(self, tap: Tap) -> str:
+        if tap.module is None:
+            return f"The model's return value{': ' + str(tap) if tap.paths else ''}"
+        return f"The output {str(tap)!r}"
+
     @property
-    def _tap(self) -> str:
-        return "The model's return value" if self.output is None else f"The output {self.output!r}"
+    def _squeezed(self) -> bool:
+        """Whether a tensor without dimensions may be an error: one number wide, in a batch of one."""
+        return any(planner.error_width == 1 for planner in self.planners)
 
     def _cuts_now(self, point: Point) -> bool:
         if self._stage is not None:
@@ -240,41 +400,124 @@ class Hooks:
         if self._recording is None and not in_backward():
             raise SignalError(
                 f"Point '{point}' ran outside of {type(self.model).__name__}.forward, where no output can be spliced "
-                "to it. Attach to the module that you call, or write `with handle.off(): ...` around this call."
+                "to it. Attach to the module that you call; or let a method be a forward pass, "
+                "handle.register_forward_method('its name'), or any code, `with handle.forward(): ...`; or write "
+                "`with handle.off(): ...` around this call."
             )
         return True
 
-    def _cut(self, point: Point, output: Any, own: bool) -> Any:
+    def _cut(self, point: Point, output: Any) -> Any:
+        if isinstance(output, Tensor) and self._stage is None and is_floating(output) and not point.leaf:
+            return self._passed(self._plain[point], output)
         leaves, rebuild = flatten(output)
+        # A tensor that is returned twice is one.
+        firsts = {id(leaf): place for place, leaf in reversed(list(enumerate(leaves))) if is_floating(leaf)}
         places = [place for place, leaf in enumerate(leaves) if is_floating(leaf)]
         if point.leaf is not None and point.leaf >= len(places):
             raise PointsError(
                 f"Point '{point}' expected the module to return at least {point.leaf + 1} tensors, found {len(places)}."
             )
-        planner = self._planner_of.get(str(point), -1)
-        names = [f"{point}[{n}]" if point.leaf is None and len(places) > 1 else str(point) for n in range(len(places))]
-        arriving = [Arriving(n, planner, own) if point.leaf in (None, i) else None for i, n in enumerate(names)]
-        tensors = [leaves[place] for place in places]
+        planner, own = self._planner_of.get(str(point), -1), self._plain[point].own
+        several = point.leaf is None and len(places) > 1
+        chosen = {
+            place: Arriving(f"{point}[{n}]" if several else str(point), planner, own)
+            if point.leaf is None or firsts[id(leaves[places[point.leaf]])] == place
+            else None
+            for n, place in enumerate(places)
+            if firsts[id(leaves[place])] == place
+        }
         if self._stage is not None:
-            passed = self._stage.at_point(arriving, tensors)
+            passed = dict(
+                zip(chosen, self._stage.at_point(list(chosen.values()), [leaves[i] for i in chosen]), strict=True)
+            )
         else:
-            for each, tensor in zip(arriving, tensors, strict=True):
-                if self._recording is not None and each is not None:
-                    self._recording.add(each, tensor)
-            passed = [self._sever(tensor) for tensor in tensors]
-        for place, tensor in zip(places, passed, strict=True):
-            leaves[place] = tensor
-        return rebuild(leaves)
+            passed = {place: self._passed(arriving, leaves[place]) for place, arriving in chosen.items()}
+        cut = [passed[firsts[id(leaf)]] if is_floating(leaf) else leaf for leaf in leaves]
+        return rebuild(cut)
 
-    def _sever(self, tensor: Tensor) -> Tensor:
-        return tensor.detach() if self._observation is None else self._observation.sever(tensor)
+    def _passed(self, arriving: Arriving | None, tensor: Tensor) -> Tensor:
+        """Return what the next block reads of a tensor that leaves a point."""
+        recording = self._recording
+        if recording is None or (self._first is not None and self._first.probing):
+            return tensor.detach()
+        if recording.gates is None:
+            if arriving is not None:
+                recording.add(arriving, tensor, tensor.requires_grad)
+            return tensor.detach()
+        number = len(recording.arrivals) if arriving is not None else -1 - len(recording.ends)
+        if arriving is not None:
+            recording.add(arriving, tensor, tensor.requires_grad if self._observation is not None else trains(tensor))
+        end = recording.gates.gate(number, tensor)
+        if arriving is not None:
+            recording.ends[number] = end
+            if self._first is not None:
+                self._first.gates.ends[number] = end
+        return end
+
+    def _drop(self, recording: Recording, tap: Tap, leaves: list[Any], places: list[int]) -> list[int]:
+        """Return the places that carry the error, in the first pass, where a point may turn out to be the output."""
+        number = self._taps.index(tap)
+        tensors = [leaves[place] for place in places]
+        left = set(places)
+        for arrival, same in output_itself(tensors, recording).items():
+            end = recording.ends[arrival]
+            others = [i for i in range(len(tensors)) if i not in same and depends(tensors[i], end)]
+            if others and not tap.paths:
+                # It is returned beside what is computed from it, as hidden states are: the error of those counts.
+                self.structure.left_out |= {(number, places[i]) for i in same}
+                left -= {places[i] for i in same}
+            else:
+                self._remove_point(recording, arrival)
+        return [place for place in places if place in left]
+
+    def _remove_point(self, recording: Recording, number: int) -> None:
+        """Take away a point that is the output itself, if it was found and not named."""
+        arrival = recording.arrivals[number]
+        point = next((p for p in self.points if arrival.point.split("[")[0] == str(p).split("[")[0]), None)
+        if point is None or not point.found or len(self.points) == 1:
+            raise PointsError(
+                f"Point {arrival.point!r} is the output itself, where the error is known exactly. Leave it out of "
+                f"points=, or name an output above it. {candidates(self.model)}"
+            )
+        assert recording.gates is not None
+        gone = [i for i, each in enumerate(recording.arrivals) if each.point.split("[")[0] == str(point)]
+        recording.gates.removed |= set(gone)
+        kept = {i: tensor for i, tensor in zip(
+            [i for i, each in enumerate(recording.arrivals) if each.trains], recording.tensors, strict=True
+        ) if i not in gone}  # fmt: skip
+        recording.tensors = list(kept.values())
+        if recording.activations is not None:
+            recording.activations = [tensor.detach() for tensor in recording.tensors]
+        for i in gone:
+            recording.arrivals[i] = recording.arrivals[i]._replace(trains=False, planner=-1)
+        self.points.remove(point)
+        module = self.model.get_submodule(point.module)
+        for hook in [h for h in self._cuts if h.id in module._forward_hooks]:
+            hook.remove()
+            self._cuts.remove(hook)
+
+    def _check_points(self, tensors: list[Tensor], recording: Recording) -> None:
+        for number in output_itself(tensors, recording):
+            raise PointsError(
+                f"Point {recording.arrivals[number].point!r} is the output itself, where the error is known exactly. "
+                f"Leave it out of points=, or name an output above it. {candidates(self.model)}"
+            )
+
+    def _run_again(self, first: FirstPass) -> Any:
+        """Run the forward pass again, with the error taken where the loss inside the model is computed from."""
+        self._taps = first.taps
+        self._install_taps()
+        with first.as_it_began() as (args, kwargs):
+            self._first, self._recording = None, None
+            return self._call(*args, **kwargs)
 
     def _watch(self, output: Any, recording: Recording) -> None:
         def check() -> None:
             if not recording.delivered:
+                names = " and ".join(self._called(tap) for tap in self._taps)
                 raise SignalError(
-                    f"A backward pass went through the model, but no error reached {self._tap}, so its points would "
-                    "have learned nothing. Name the module whose output the loss is computed from. "
+                    f"A backward pass went through the model, but no error reached {names[0].lower() + names[1:]}, so "
+                    "its points would have learned nothing. Name the module whose output the loss is computed from. "
                     f"{candidates(self.model)}"
                 )
 
@@ -283,19 +526,38 @@ class Hooks:
 
     def _puller(self, recording: Recording) -> Pull:
         if not torch.compiler.is_compiling():
-            return partial(self._pull, recording, len(recording.outputs) - 1)
-        if len(recording.outputs) > 1:
-            raise SignalError(f"Under torch.compile {self._tap} may run once per forward pass; it ran twice.")
-        return compiled_pull(self.planners, recording)
+            return partial(self._pull, recording, len(recording.runs) - 1)
+        if len(recording.runs) > 1:
+            name = self._called(self._taps[0])
+            raise SignalError(f"Under torch.compile {name} may run once per forward pass; it ran twice.")
+        return compiled_pull(self.planners, recording, self.structure)
 
-    def _pull(self, recording: Recording, output: int, gradients: list[Tensor | None]) -> list[Tensor | None]:
-        delivered = deliver(self.planners, recording, output, gradients, self.push)
+    def _pull(self, recording: Recording, run: int, gradients: list[Tensor | None]) -> list[Tensor | None]:
+        if isinstance(recording.gates, CheckingGates) and recording.gates.nested:  # that only asks what would arrive
+            learned = sum(len(planner.learned()) for planner in self.planners)
+            return [None] * (sum(arrival.trains for arrival in recording.arrivals) + learned)
+        result = deliver(self.planners, recording, run, gradients, self.push)
         recording.delivered = self._proven = True
+        if isinstance(recording.gates, CheckingGates) and recording.gates.checking and not recording.ran:
+            tensors = [*recording.gates.tapped[run], *recording.gates.points]
+            recording.gates.expect(tensors, [*gradients, *result.signals])
         if not in_transform():  # whose tensors mean nothing outside of it
-            self.last = Last(torch.linalg.vector_norm(delivered.error.detach()), delivered.norms())
-        return [*delivered.signals, *delivered.lessons]
+            self._result = result
+        return [*result.signals, *result.feedback_grads]
 
-    def push(self, recording: Recording, output: int, places: dict[int, int], inject: Inject) -> list[Tensor | None]:
+    def _pull_part(
+        self, recording: Recording, start: int, end: int, learned: bool, gradients: list[Tensor | None]
+    ) -> list[Tensor | None]:
+        """Return the signals of the points from ``start`` to ``end``; the same as :meth:`_pull` for several outputs."""
+        found = self._pull(recording, 0, gradients)
+        signals = sum(arrival.trains for arrival in recording.arrivals)
+        if isinstance(recording.gates, CheckingGates) and not recording.gates.nested:
+            recording.gates.expect(recording.gates.points[start:end], found[start:end])
+        return [*found[start:end], *(found[signals:] if learned else [])]
+
+    def push(
+        self, recording: Recording, run: int, output: Output, places: dict[int, int], inject: Inject
+    ) -> list[Tensor | None]:
         """Run the forward pass again with tangents that ``inject`` puts in at ``places``; return what comes out."""
         assert recording.inputs is not None  # a rule that asks for it says `replays`
         if not self._on:
@@ -305,14 +567,26 @@ class Hooks:
             )
         replay = Replay(lambda number, arrived: inject(places[number], arrived) if number in places else arrived)
         with again(self.model, recording.inputs), forward_mode(self.model), self.staged(replay):
-            self.model(*recording.inputs.args, **recording.inputs.kwargs)
-        return replay.tangents[output]
+            assert recording.call is not None
+            recording.call(*recording.inputs.args, **recording.inputs.kwargs)
+        several = [tangent for tangents in replay.tangents for tangent in tangents]
+        return output.gradients(several if len(self._taps) > 1 else replay.tangents[run])
 
     @contextmanager
-    def staged(self, stage: Stage) -> Iterator[None]:
+    def staged(self, stage: Stage | None) -> Iterator[None]:
         """Let forward passes inside the ``with`` block be of another kind, in the middle of whatever is going on."""
         before, self._stage = self._stage, stage
         try:
             yield
         finally:
             self._stage = before
+
+
+def depends(tensor: Tensor, end: Tensor) -> bool:
+    """Return whether a tensor was computed from what is read from a point."""
+    return end.grad_fn is not None and end.grad_fn in set(nodes_below([tensor.grad_fn]))
+
+
+def _own(model: nn.Module, point: Point) -> bool:
+    # A module without parameters that is used in several places is a point in each of them.
+    return not point.at_input and next(model.get_submodule(point.module).parameters(), None) is None

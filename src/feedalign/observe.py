@@ -4,6 +4,7 @@ The cuts become gates in one uncut graph: open, the gradient is backpropagation'
 block to the one below, as in training.
 """
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,38 +21,64 @@ if TYPE_CHECKING:
 
 
 class _Gate(torch.autograd.Function):
-    """Identity; backward passes the gradient only while the observation is open."""
+    """Identity; backward passes the gradient on only while the gates are open."""
 
     @staticmethod
-    def forward(ctx: Any, observation: "Observation", tensor: Tensor) -> Tensor:
-        ctx.observation = observation
-        return tensor.view_as(tensor)
+    def forward(ctx: Any, gates: "Gates", number: int, tensor: Tensor) -> Tensor:
+        # Weak: what the gates hold leads back to this operation, a cycle that the garbage collector cannot detect.
+        ctx.gates, ctx.number = weakref.ref(gates), number
+        return tensor.clone()  # not a view: what changes it in place behind the gate leaves the point as it is
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor | None]:
-        return None, gradients[0] if ctx.observation.open else None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, Tensor | None]:
+        gates, gradient = ctx.gates(), gradients[0]
+        if gates is None:
+            raise SignalError(
+                "A backward pass went through the model, but no error reached its output, so its points would have "
+                "learned nothing. Name the module whose output the loss is computed from, with output=."
+            )
+        gates.passing(ctx.number, gradient)
+        return None, None, gradient if gates.open or ctx.number in gates.removed else None
 
 
-@dataclass
-class Observation:
-    """What was seen: the recording of the forward pass, the points' tensors, and the tensors of each output."""
+@dataclass(eq=False)
+class Gates:
+    """What stands in for the cuts of one forward pass, so that its graph stays whole.
+
+    Open, a gradient is backpropagation's. Closed, nothing passes from a block to the one below, as in training.
+    """
 
     open: bool = True
+    removed: set[int] = field(default_factory=set)
+    """The numbers of arrivals that turned out to be no points."""
+
+    def gate(self, number: int, tensor: Tensor) -> Tensor:
+        """Return what the next block reads instead of ``tensor.detach()``."""
+        passed: Tensor = _Gate.apply(self, number, tensor)  # type: ignore[no-untyped-call]
+        return passed
+
+    def passing(self, number: int, gradient: Tensor | None) -> None:
+        """Note the gradient that arrives at a gate."""
+
+
+@dataclass(eq=False)
+class Observation(Gates):
+    """What was seen: the recording of the forward pass, the points' tensors, and the tensors of each output."""
+
     recording: Recording = field(default_factory=Recording)
     tensors: list[Tensor] = field(default_factory=list)
-    """The uncut outputs of the points, one an arrival."""
+    """The uncut outputs of the points, one per arrival that trains."""
     outputs: list[list[Tensor]] = field(default_factory=list)
+    """Per run of the output."""
     layers: list[tuple[str, Tensor]] = field(default_factory=list)
     """The outputs of the layers that a rule transports through, in the order of the forward pass."""
 
-    def forget(self) -> None:
-        """Let go of the tensors: their graph holds this object, a ring that Python's collector cannot see."""
-        self.recording, self.tensors, self.outputs, self.layers = Recording(), [], [], []
+    def clear(self) -> None:
+        """Drop references to the tensors.
 
-    def sever(self, tensor: Tensor) -> Tensor:
-        """Return what the next block reads instead of ``tensor.detach()``."""
-        passed: Tensor = _Gate.apply(self, tensor)  # type: ignore[no-untyped-call]
-        return passed
+        Their graph refers to this object through C++, a cycle that the garbage collector cannot detect.
+        """
+        self.recording, self.tensors, self.outputs, self.layers = Recording(), [], [], []
 
 
 @contextmanager
@@ -75,7 +102,7 @@ def observe(handle: "Attachment", closure: Callable[[], Tensor]) -> Iterator[tup
             yield observation, loss
     finally:
         handle._observation = None
-        observation.forget()
+        observation.clear()
 
 
 @contextmanager
@@ -93,7 +120,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 def _check(model: nn.Module, observation: Observation, loss: object) -> None:
     recorded = len(observation.outputs)
-    if recorded != max(1, len(observation.recording.outputs)) and not (observation.layers and not recorded):
+    if recorded != max(1, len(observation.recording.runs)) and not (observation.layers and not recorded):
         times = "did not run it" if not recorded else "ran it several times"
         raise SignalError(
             f"The closure must run {type(model).__name__} once with gradients enabled, and {times}. "

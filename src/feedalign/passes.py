@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from feedalign.attach import Attachment
 from feedalign.delivery import Delivery, Planner
 from feedalign.errors import SignalError
 from feedalign.layout import Layout
 from feedalign.parallel import averaged
-from feedalign.recording import Arrival, Arriving, Facts, Output, Recording
+from feedalign.recording import Arrival, Arriving, Facts, Output, Recording, Run
 from feedalign.replay import Inputs
 from feedalign.rules import Broadcast
 from feedalign.tree import flatten, is_floating
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from feedalign.twopass import Step
 
 HALF = "This step is half done: zero the gradients, and if an optimiser was given, go back to saved weights."
+
+
+FEW = 5
+"""Samples on which rows are found out."""
 
 
 @dataclass
@@ -35,10 +40,14 @@ class First:
     averaged: bool = False
     """Whether ``DistributedDataParallel`` averages the gradients over processes."""
     recording: Recording = field(default_factory=Recording)
+    call: Callable[..., Any] | None = None
+    """What the closure ran: the model, or a method of it."""
     inputs: Inputs | None = None
     leaves: list[list[Tensor]] = field(default_factory=list)
     """The tensors of every run of the output, from which the loss is computed."""
     beginning: Any = None
+    uses: Counter[nn.Module] = field(default_factory=Counter)
+    """How often each module has run."""
     buffers: dict[str, Tensor] = field(default_factory=dict)
     """As they were before it: what is computed from them has to be the same in both passes (spectral norm)."""
 
@@ -53,10 +62,29 @@ class First:
                 "learn. Put that part into the model, or detach the input."
             )
         self.inputs, self.recording.targets = Inputs.of(args, kwargs), self.handle.targets
+        self.call = self.handle._call
+        if not self.handle.structure.settled:
+            self._find_rows()
         self.beginning = beginning(args, kwargs)
         named = self.handle.model.named_buffers(remove_duplicate=False)
         self.buffers = {name: buffer.clone() for name, buffer in named}
         torch.set_grad_enabled(False)  # until the output; the closure's own context restores it if that never comes
+
+    def _find_rows(self) -> None:
+        """Let the attachment find out where rows lie, on a few samples where possible: it takes a whole graph."""
+        assert self.inputs is not None
+        leaves, rebuild = flatten((self.inputs.args, self.inputs.kwargs))
+        sizes = {leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()}
+        whole = rebuild(leaves)
+        few = rebuild([leaf[:FEW] if isinstance(leaf, Tensor) and leaf.dim() else leaf for leaf in leaves])
+        ran = Counter(self.uses)
+        with self.handle.staged(None):
+            try:
+                self.handle._find_out(*(few if len(sizes) == 1 and sizes.pop() > FEW else whole))
+            except Exception:  # noqa: BLE001 - a model may raise anything when run on fewer samples than it expects
+                self.handle._find_out(*whole)
+        self.uses.clear()
+        self.uses.update(ran)
 
     def at_point(self, arriving: Sequence[Arriving | None], tensors: list[Tensor]) -> list[Tensor]:
         """Note who passed, and let it go on."""
@@ -73,7 +101,7 @@ class First:
     def at_output(self, tensors: list[Tensor]) -> list[Tensor]:
         """Begin the graph of the loss."""
         facts = tuple(Facts(tensor.shape, tensor.dtype, tensor.device) for tensor in tensors)
-        self.recording.outputs.append(Output(facts, len(self.recording.arrivals)))
+        self.recording.runs.append(Run(facts, len(self.recording.arrivals)))
         torch.set_grad_enabled(True)
         self.leaves.append([tensor.detach().requires_grad_() for tensor in tensors])
         return self.leaves[-1]
@@ -141,19 +169,22 @@ class Second:
     def _signal(self, number: int, tensor: Tensor) -> Tensor | None:
         total: Tensor | None = None
         for planner, deliveries in zip(self.step.handle.planners, self.recording.deliveries, strict=True):
-            for output, delivery in enumerate(deliveries):
+            for place, (output, delivery) in enumerate(zip(self.recording.outputs, deliveries, strict=True)):
                 layout = delivery.layouts[number] if number < len(delivery.layouts) else None
-                if layout is not None:
-                    signal = layout.unflatten(self._made(planner, delivery, output, number, layout, tensor))
+                if layout is not None and self._comes(delivery, output):
+                    made = self._made(planner, delivery, (place, output), number, layout, tensor)
+                    signal = layout.unflatten(made)
                     total = signal if total is None else total + signal
         return total
 
     def _made(
-        self, planner: Planner, delivery: Delivery, output: int, number: int, layout: Layout, tensor: Tensor
-    ) -> Tensor:
+        self, planner: Planner, delivery: Delivery, numbered: tuple[int, Output], number: int, layout: Layout,
+        tensor: Tensor,
+    ) -> Tensor:  # fmt: skip
+        place, output = numbered
         error = self._error(delivery, output)
         if planner.rule.feedback.shared:  # one product serves all points, and is kept for the whole pass
-            key = (planner.number, output)
+            key = (planner.number, place)
             if key not in self._shared:
                 sent = planner.send(delivery, error, self.recording, _no_push)
                 self._shared[key] = planner.rule.signals(sent)
@@ -163,8 +194,22 @@ class Second:
         self._teach(planner, layout, sent)
         return signal
 
-    def _error(self, delivery: Delivery, output: int) -> Tensor:
-        return delivery.error([leaf.grad for leaf in self.leaves[output]])
+    def _comes(self, delivery: Delivery, output: Output) -> bool:
+        """Return whether there is such an error.
+
+        Raises:
+            SignalError: There is, and a point that hears it cannot be matched to it.
+        """
+        comes = any(gradient is not None for gradient in self._gradients(output))
+        if comes and delivery.problem:
+            raise SignalError(delivery.problem)
+        return comes
+
+    def _gradients(self, output: Output) -> list[Tensor | None]:
+        return output.gradients([leaf.grad for leaf in self.leaves[output.run]])
+
+    def _error(self, delivery: Delivery, output: Output) -> Tensor:
+        return delivery.error(self._gradients(output))
 
     def _teach(self, planner: Planner, layout: Layout, sent: Broadcast) -> None:
         matrix = planner.learned().get(layout.site.key)
@@ -205,8 +250,11 @@ class Only(Second):
         """Let the loss be computed from the last block."""
         return tensors
 
-    def _error(self, delivery: Delivery, output: int) -> Tensor:
-        facts = self.recording.outputs[output].tensors[0]
+    def _comes(self, delivery: Delivery, output: Output) -> bool:
+        return True
+
+    def _error(self, delivery: Delivery, output: Output) -> Tensor:
+        facts = output.tensors[0]
         return torch.zeros(delivery.rows, sum(delivery.sizes), dtype=facts.dtype, device=facts.device)
 
 

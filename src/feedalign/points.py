@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -26,6 +26,8 @@ class Point:
     module: str
     leaf: int | None = None
     at_input: bool = False
+    found: bool = field(default=False, compare=False)
+    """Whether ``"auto"``, ``"macro"`` or ``"micro"`` found it, so that nobody named it."""
 
     def __str__(self) -> str:
         return self.module + ("" if self.leaf is None else f"[{self.leaf}]") + (":input" if self.at_input else "")
@@ -79,6 +81,16 @@ def find_module(model: nn.Module, pattern: str) -> str:
     raise _no_match(model, f"output={pattern!r}", pattern)
 
 
+def means(pattern: str, name: str) -> bool:
+    """Return whether a name or glob, with ``[0]`` or ``:input`` behind it or not, means the point called ``name``."""
+    wanted, point = _parse(pattern), _parse(name)
+    return (
+        _matches(point.module, wanted.module)
+        and wanted.leaf in (None, point.leaf)
+        and wanted.at_input in (False, point.at_input)
+    )
+
+
 def _select(model: nn.Module, selector: Selector) -> list[Point]:
     named = [(name, module) for name, module in model.named_modules() if name]
     if isinstance(selector, str):
@@ -99,7 +111,7 @@ def _select(model: nn.Module, selector: Selector) -> list[Point]:
 def _by_text(model: nn.Module, named: list[tuple[str, nn.Module]], text: str) -> list[Point]:
     if text == "auto":
         found = blocks(model) or chain(model)
-        return [_parse(name) for name in found] if found else _nothing_found(model)
+        return [replace(_parse(name), found=True) for name in found] if found else _nothing_found(model)
     if text in ("macro", "micro"):
         names = blocks(model) if text == "macro" else sublayers(model)
         if not names:
@@ -107,7 +119,7 @@ def _by_text(model: nn.Module, named: list[tuple[str, nn.Module]], text: str) ->
                 f"points={text!r} needs blocks that repeat (two or more modules of one composite class), and the "
                 f"model has none. Name the points. {candidates(model)}"
             )
-        return [Point(name) for name in names]
+        return [Point(name, found=True) for name in names]
     pattern = _parse(text)
     chosen = [Point(name, pattern.leaf, pattern.at_input) for name, _ in named if _matches(name, pattern.module)]
     if not chosen:

@@ -1,8 +1,8 @@
-"""What one forward pass leaves for its backward pass: which points and outputs ran, and who belongs to whom."""
+"""What one forward pass leaves for its backward pass: which points and outputs ran, and which of them are paired."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,6 +13,7 @@ from feedalign.errors import SignalError
 
 if TYPE_CHECKING:
     from feedalign.delivery import Delivery
+    from feedalign.observe import Gates
     from feedalign.replay import Inputs
 
 
@@ -48,13 +49,35 @@ class Facts(NamedTuple):
     shape: torch.Size
     dtype: torch.dtype
     device: torch.device
+    dims: tuple[int, ...] = ()
+    """Its row dimensions, once they are known."""
 
 
-class Output(NamedTuple):
+class Run(NamedTuple):
     """One run of the output, and how many arrivals came before it."""
 
     tensors: tuple[Facts, ...]
     before: int
+
+
+class Output(NamedTuple):
+    """One error: tensors of one run of the output whose rows are the same, and the points that hear them."""
+
+    tensors: tuple[Facts, ...]
+    before: int
+    """How many arrivals came before the run."""
+    run: int
+    """The number of the run."""
+    places: tuple[int, ...]
+    """The numbers of these tensors among those of the run."""
+    heard: tuple[bool, ...]
+    """Which of these tensors the points hear; the error is zero in the columns of the others."""
+    points: frozenset[str] | None = None
+    """The keys of the points that hear it; ``None`` for all."""
+
+    def gradients(self, run: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Return those of a run's gradients that make up this error; ``None`` for what its points do not hear."""
+        return [run[place] if heard else None for place, heard in zip(self.places, self.heard, strict=True)]
 
 
 @dataclass
@@ -65,11 +88,15 @@ class Recording:
     tensors: list[Tensor] = field(default_factory=list)
     """The uncut outputs of the points that train, in order. Dropped when the forward pass ends."""
     calls: dict[str, int] = field(default_factory=dict)
+    runs: list[Run] = field(default_factory=list)
     outputs: list[Output] = field(default_factory=list)
+    """The errors of all runs; known when the forward pass ends."""
     nodes: set[Any] = field(default_factory=set)
     """The splices in the autograd graph. Dropped when the forward pass ends."""
     deliveries: Sequence[Sequence[Delivery]] = ()
-    """Per planner, one an output; made when the forward pass ends, since only then it is known who ran how often."""
+    """Per planner, one per output; made when the forward pass ends, since only then it is known who ran how often."""
+    call: Callable[..., Any] | None = None
+    """What was run."""
     inputs: Inputs | None = None
     """For rules that push tangents forward."""
     activations: list[Tensor] | None = None
@@ -78,11 +105,22 @@ class Recording:
     """What ``handle.targets`` was when the forward pass began."""
     delivered: bool = False
     """Whether a backward pass has handed an error to the points of this forward pass."""
+    gates: Gates | None = None
+    """What stands in for the cuts where the graph stays whole: while rows are found out, and for measuring."""
+    ends: dict[int, Tensor] = field(default_factory=dict)
+    """By number of the arrival, what the next block reads; only where there are gates."""
+    tapped: list[list[Tensor]] = field(default_factory=list)
+    """Per run the tensors of the output before the splice; only where there are gates."""
 
-    def add(self, arriving: Arriving, tensor: Tensor) -> None:
+    ran: dict[int, int] = field(default_factory=dict)
+    """Which of several outputs ran, and how many tensors each has."""
+    spliced: int = 0
+    """How many of the points' tensors are spliced to an output, where there are several outputs."""
+
+    def add(self, arriving: Arriving, tensor: Tensor, trains: bool) -> None:
         """Record that ``tensor`` left a point, and the tensor itself if a signal will be delivered to it."""
         point, planner, own = arriving
-        call, trains = self.calls.get(point, 0), planner >= 0 and tensor.requires_grad
+        call, trains = self.calls.get(point, 0), planner >= 0 and trains
         self.arrivals.append(Arrival(point, call, planner, own, trains, tensor.shape, tensor.dtype))
         if trains:
             self.tensors.append(tensor)
@@ -108,25 +146,30 @@ class Recording:
         """
         tensors = iter(self.tensors)
         sized = [a._replace(shape=next(tensors).shape) if a.trains else a for a in self.arrivals]
-        return Recording(arrivals=sized, calls=self.calls, outputs=self.outputs, targets=self.targets)
+        return Recording(arrivals=sized, calls=self.calls, runs=self.runs, targets=self.targets)
 
-    def calls_per_output(self, point: str) -> int:
+    def calls_per_run(self, point: str) -> int:
         """Return how many calls of a point belong to one run of the output."""
-        calls, runs = self.calls[point], len(self.outputs)
+        calls, runs = self.calls[point], len(self.runs)
         return calls if calls == 1 else max(1, calls // runs)
 
     def key(self, arrival: Arrival) -> str:
         """Return the name that an arrival's feedback matrix is drawn for."""
-        place = arrival.call % self.calls_per_output(arrival.point)
+        place = arrival.call % self.calls_per_run(arrival.point)
         return f"{arrival.point}#{place + 1}" if arrival.own and place else arrival.point
 
-    def belongs(self, arrival: Arrival, output: int) -> bool:
-        """Return whether an arrival receives a signal from run number ``output`` of the output.
+    def paired(self, arrival: Arrival, run: int) -> bool:
+        """Return whether an arrival is paired with run number ``run`` of the output.
 
-        A point that ran once serves every run. One that ran k times per output gives its first k calls to the
-        first run, the next k to the second: siamese networks, coarse and fine streams, one output per time step.
+        A point that ran once serves every run. One that ran k times per run of the output gives its first k calls to
+        the first run, the next k to the second: siamese networks, coarse and fine streams, one output per time step.
         """
-        return self.calls[arrival.point] == 1 or arrival.call // self.calls_per_output(arrival.point) == output
+        return self.calls[arrival.point] == 1 or arrival.call // self.calls_per_run(arrival.point) == run
+
+    def belongs(self, arrival: Arrival, output: Output) -> bool:
+        """Return whether an arrival receives a signal from an output."""
+        heard = output.points is None or self.key(arrival) in output.points
+        return heard and self.paired(arrival, output.run)
 
     def check(self) -> None:
         """Raise unless every arrival belongs to an output that ran after it.
@@ -134,7 +177,7 @@ class Recording:
         Raises:
             SignalError: Calls and outputs do not divide, or a point ran after the output that it belongs to.
         """
-        runs = len(self.outputs)
+        runs = len(self.runs)
         for position, arrival in enumerate(self.arrivals):
             if not arrival.trains:
                 continue
@@ -145,9 +188,7 @@ class Recording:
                     "their calls cannot be paired. Call the model once per stream, or write feedalign.splice in its "
                     "forward."
                 )
-            if not any(
-                position < output.before and self.belongs(arrival, index) for index, output in enumerate(self.outputs)
-            ):
+            if not any(position < run.before and self.paired(arrival, index) for index, run in enumerate(self.runs)):
                 raise SignalError(
                     f"Point {arrival.point!r} ran after the output that carries its error, so no signal can reach "
                     "it. Leave the point out, or name an output that runs after it."

@@ -32,11 +32,18 @@ class _Splice(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *errors: Tensor | None) -> tuple[Any, ...]:
         signals = ctx.pull(errors)
-        # With create_graph=True; not every derivative of the signals is right.
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            below = [node for node, _ in ctx.next_functions[len(errors) :]]
-            return (None, None, *guarded(below, errors, signals))
+        if torch.is_grad_enabled():
+            return (None, None, *_guarded(ctx, errors, signals))
         return (None, None, *errors, *signals)
+
+
+def _guarded(
+    ctx: Any, errors: tuple[Tensor | None, ...], signals: Sequence[Tensor | None]
+) -> tuple[Tensor | None, ...]:
+    """Return what a backward pass with ``create_graph=True`` hands down: not every derivative of it is right."""
+    if torch.compiler.is_compiling():
+        return (*errors, *signals)
+    return guarded([node for node, _ in ctx.next_functions[len(errors) :]], errors, signals)
 
 
 def splice(output: Any, points: Sequence[Tensor], pull: Pull) -> Any:
@@ -100,6 +107,93 @@ def splice(output: Any, points: Sequence[Tensor], pull: Pull) -> Any:
     for place, tensor in zip(places, spliced, strict=True):
         leaves[place] = tensor
     return rebuild(leaves)
+
+
+class _Collect(torch.autograd.Function):
+    """An empty token made from the points; backward hands the points their signals, after every error has come."""
+
+    @staticmethod
+    def forward(ctx: Any, pull: Callable[[], Sequence[Tensor | None]], *points: Tensor) -> Tensor:
+        ctx.pull = pull
+        return points[0].new_zeros((), dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        signals = ctx.pull()
+        return (None, *_guarded(ctx, (), signals)) if torch.is_grad_enabled() else (None, *signals)
+
+
+class _Part(torch.autograd.Function):
+    """Identity on the first ``count`` tensors; backward keeps their errors, and lets the tokens behind them go on."""
+
+    @staticmethod
+    def forward(ctx: Any, keep: Callable[[tuple[Tensor | None, ...]], None], count: int, *tensors: Tensor) -> Any:
+        ctx.keep, ctx.tokens = keep, len(tensors) - count
+        ctx.set_materialize_grads(False)
+        return tuple(tensor.detach() for tensor in tensors[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *errors: Tensor | None) -> tuple[Any, ...]:
+        ctx.keep(errors)
+        like = next(error for error in errors if error is not None)
+        if torch.is_grad_enabled():
+            errors = _guarded(ctx, errors, ())
+        return (None, None, *errors, *(like.new_zeros((), dtype=torch.float32) for _ in range(ctx.tokens)))
+
+
+class Collector:
+    """Splices several outputs, which are there one after the other, to the same points.
+
+    Their errors form one, so the points' signals have to wait until each of them has come. That is left to autograd:
+    the points go into a token, every later output is joined to the token, and the engine runs what made the token once
+    the backward passes of all these outputs have run. Points between two outputs go into a token of their own.
+
+    Attributes:
+        sizes: How many tensors each output has, for those that have run.
+    """
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self._tokens: list[Tensor] = []
+        self._errors: dict[int, tuple[Tensor | None, ...]] = {}
+        self._task: int | None = None
+
+    def splice(
+        self, number: int, tensors: list[Tensor], points: Sequence[Tensor], pull: Pull,
+        note: Callable[[Sequence[Tensor | None]], None],
+    ) -> list[Tensor]:  # fmt: skip
+        """Return the tensors of output ``number``, joined to the points that ran since the last output.
+
+        Args:
+            number: Of the output.
+            tensors: Of the output.
+            points: The uncut outputs of the blocks since the output before.
+            pull: As for :func:`splice`, called with the gradients at the tensors of all outputs, in their order.
+            note: Called with the gradients at the tensors of this output, as soon as they have come.
+        """
+        if points:
+            shapes = [point.shape for point in points]
+
+            def collected() -> Sequence[Tensor | None]:
+                signals = pull([error for i in range(len(self.sizes)) for error in self._error(i)])
+                _check(signals, shapes)
+                return signals
+
+            self._tokens.append(_Collect.apply(collected, *points))  # type: ignore[no-untyped-call]
+        if not self._tokens:
+            return tensors
+
+        def keep(errors: tuple[Tensor | None, ...]) -> None:
+            task = torch._C._current_graph_task_id()
+            if task != self._task:  # another backward pass through the same graph
+                self._task, self._errors = task, {}
+            self._errors[number] = errors
+            note(errors)
+
+        return list(_Part.apply(keep, len(tensors), *tensors, *self._tokens))  # type: ignore[no-untyped-call]
+
+    def _error(self, number: int) -> tuple[Tensor | None, ...]:
+        return self._errors.get(number, (None,) * self.sizes[number])
 
 
 def _check(signals: Sequence[Tensor | None], shapes: Sequence[torch.Size]) -> None:

@@ -19,7 +19,7 @@ def summary(attachment: Attachment) -> str:
         title += " (off: the model trains by backpropagation)"
     tables = []
     if attachment.points:
-        tap = "the return value" if attachment.output is None else attachment.output
+        tap = attachment.output or "the return value"
         tables.append(table([("point", "shape", "feedback", "error from"), *_rows(attachment, tap)]))
     if attachment.carriers:
         tables.append(table([("layer", "weight", "gradient passes back by"), *_layer_rows(attachment)]))
@@ -55,7 +55,7 @@ def _row(planner: Planner, key: str, tap: str) -> tuple[str, ...]:
     matrix = f"{type(feedback).__name__.lower()} [{planner.error_width}, {layout.site.columns}]"
     scale = f" x {feedback.factor(layout.site.width, planner.widest().width):.3g}"
     how = ", learned" if planner.rule.learns else ", shared" if feedback.shared else ""
-    repeated = ", repeated over positions" if layout.view != layout.shape else ""
+    repeated = ", repeated over positions" if layout.repeated else ""
     return key, shape, f"{matrix}{scale}{how}{repeated}", tap
 
 

@@ -86,6 +86,7 @@ class Step:
         if known is not None and all(planner.rule.targeted for planner in self.handle.planners):
             choice = Choice(first, Only(self, replace(known.recording), []), known.beginning)
         with self.handle.staged(choice or first), torch.enable_grad(), _used(self.handle.model) as uses:
+            first.uses = uses
             loss = closure()
         if choice is not None and choice.taken is choice.only:
             self.backward([loss], [torch.ones_like(loss)])
@@ -97,11 +98,12 @@ class Step:
 
     def _deliver(self, first: First, loss: Tensor) -> None:
         recording, inputs = first.recording, first.inputs
-        if inputs is None or not recording.outputs:
+        if inputs is None or not recording.runs:
             raise SignalError(
                 "The closure must run the model, with its output, once. Write lambda: loss_fn(model(x), y)."
             )
         recording.check()
+        recording.outputs = self.handle.structure.outputs(recording, self.handle.error_width)
         recording.deliveries = [planner.plan(recording) for planner in self.handle.planners]
         if loss.requires_grad:
             self.backward([loss], [torch.ones_like(loss)])
@@ -112,7 +114,8 @@ class Step:
             for name, buffer in self.handle.model.named_buffers(remove_duplicate=False):
                 if (value := first.buffers.get(name)) is not None and value.shape == buffer.shape:
                     buffer.copy_(value)
-            self.handle.model(*inputs.args, **inputs.kwargs)
+            assert first.call is not None
+            first.call(*inputs.args, **inputs.kwargs)
         second.finish()
         self.handle.known[_kind(self.optimizer)] = Known(first.beginning, recording)
 
@@ -153,6 +156,10 @@ def _check(handle: Attachment, optimizer: torch.optim.Optimizer | None) -> None:
         raise SignalError(
             f"two_pass expected rules that broadcast the error to points, such as DFA, and found {handle.rule!r}: what "
             "goes from layer to layer has to wait for the layers above."
+        )
+    if len(handle._taps) > 1:
+        raise SignalError(
+            f"two_pass expected one output, found {handle.output}. Name one module, or fields of the return value."
         )
     unfit = [type(planner.rule).__name__ for planner in handle.planners if planner.rule.replays]
     if unfit:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 
@@ -44,6 +44,32 @@ def watch(returned: Iterable[Tensor], expected: set[Node], check: Callable[[], N
     for tensor in returned:
         if tensor.requires_grad:
             tensor.register_hook(ask(tensor.grad_fn))  # type: ignore[no-untyped-call]
+
+
+class ParameterWatch:
+    """Calls ``check`` when a first gradient arrives at any parameter of a model, and then watches no more.
+
+    Args:
+        model: The model.
+        check: Returns whether to go on watching; may raise.
+    """
+
+    def __init__(self, model: nn.Module, check: Callable[[], bool]) -> None:
+        self._check = check
+        self._hooks = [p.register_hook(self._arrived) for p in model.parameters() if p.requires_grad]  # type: ignore[no-untyped-call]
+
+    def _arrived(self, gradient: Tensor) -> None:
+        if self._hooks and not in_transform() and not self._check():
+            self.remove()
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_check": None, "_hooks": []}  # copies of parameters have no hooks
 
 
 def _reaches(start: Node | None, targets: set[Any]) -> bool:

@@ -53,7 +53,8 @@ def slow(exhibit: Exhibit, handle: fa.Attachment, inputs: tuple[Tensor, ...]) ->
     add(loss, None)
     for name, tensor in uncut:
         layout = handle.planner.layouts[name]
-        signal = (error @ matrices[name]).reshape(layout.view).expand(layout.shape)
+        narrow = [1 if dim in layout.repeated else size for dim, size in enumerate(layout.shape)]
+        signal = (error @ matrices[name]).reshape(narrow).expand(layout.shape)
         add(tensor, signal)
     return {name: total.get(name) for name in parameters}
 

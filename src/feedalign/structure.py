@@ -1,0 +1,307 @@
+"""What is known of how a model's tensors hang together: which rows are where, and which output a point leads to."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from feedalign.errors import PointsError, SignalError
+from feedalign.evidence import MORE_PROBES, PROBES, Probes, Verdict, by_size, judge, probe
+from feedalign.graph import gates_below, is_convolution
+from feedalign.layout import Placement, leading, row_dimensions
+from feedalign.points import means
+from feedalign.recording import Facts, Output, Recording
+
+Stated = Mapping[str, Sequence[int | None]]
+"""Row dimensions that the user states: per point, the dimension that holds each row dimension of the error; per output,
+the dimensions that are rows."""
+TRIES = 20
+"""Forward passes in which evidence is sought, where it does not come at once: the gradients may be zero at first."""
+
+
+class Group(NamedTuple):
+    """Tensors of one run of the output whose rows are the same, so that they form one error."""
+
+    places: tuple[int, ...]
+    """Their numbers among the tensors of the run."""
+    rows: tuple[int, ...]
+    """Sizes of their row dimensions."""
+
+
+@dataclass
+class Structure:
+    """What evidence, and the user, say of a model.
+
+    Attributes:
+        stated: What the user says.
+        reachable: Whether a point hears only the outputs that it leads to.
+        settled: Whether nothing is left to find out.
+        version: Changes whenever what is known does.
+    """
+
+    stated: Stated = field(default_factory=dict)
+    reachable: bool = True
+    settled: bool = False
+    version: int = 0
+    left_out: set[tuple[int, int]] = field(default_factory=set)
+    """Tensors of the output that are a point's own and returned beside what is computed from it: hidden states. Per
+    tensor the numbers of the output and of the tensor. No error is expected there."""
+    taps: tuple[str, ...] = ("",)
+    """The name of the output that each tensor of a run comes from, for ``stated``."""
+    _tries: int = 0
+    _dims: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    _placements: dict[tuple[str, tuple[int, ...]], Verdict] = field(default_factory=dict)
+    _heard: dict[str, frozenset[int]] = field(default_factory=dict)
+    _channels: dict[str, int] = field(default_factory=dict)
+
+    def outputs(self, recording: Recording, error_width: int | None = None) -> list[Output]:
+        """Return the errors that a forward pass gives rise to: one per run, per rows, and per set of outputs heard."""
+        found = []
+        for number, run in enumerate(recording.runs):
+            facts = [self._read(place, each, error_width) for place, each in enumerate(run.tensors)]
+            for group in _groups(facts):
+                own = tuple(facts[place] for place in group.places)
+                for heard, points in self._hearing(recording, group):
+                    found.append(Output(own, run.before, number, group.places, heard, points))
+        return found
+
+    def channel(self, key: str) -> int | None:
+        """Return the dimension that is known to hold a point's channels."""
+        return self._channels.get(key)
+
+    def placement(self, key: str, shape: torch.Size, output: Output, rows: tuple[int, ...]) -> Placement:
+        """Return where an error's rows lie in a point's tensor.
+
+        Raises:
+            SignalError: That is not known.
+        """
+        stated = self._stated(key)
+        shape = torch.Size(shape)
+        if stated is not None:
+            return _checked(key, shape, rows, stated)
+        verdict = self._placements.get((key, output.places))
+        if verdict is not None and verdict.placement is None:
+            raise SignalError(_unmatched(key, shape, rows, verdict.reason))
+        if verdict is not None and verdict.placement is not None and verdict.placement.view(tuple(shape), rows):
+            return verdict.placement
+        if not shape and not rows:
+            return Placement(())
+        if torch.compiler.is_compiling() and tuple(shape[: len(rows)]) == rows and len(set(shape)) == len(shape):
+            return leading(len(rows))
+        found, several = by_size(tuple(shape), rows)
+        if found is None or (verdict is not None and not found.leading):
+            reason = "several of its dimensions may be" if several else "none of its dimensions are"
+            raise SignalError(_unmatched(key, shape, rows, f"{reason} the rows, by their sizes", evidence=False))
+        if verdict is None and self.settled and not torch.compiler.is_compiling():
+            self.settled = self._tries >= TRIES  # a point that did not run before: look at it in the next forward pass
+        return found
+
+    # Finding out.
+
+    def learn(self, recording: Recording, model: nn.Module) -> None:
+        """Take evidence from a forward pass whose graph is whole.
+
+        Args:
+            recording: With the tensors of the output and what is read from the points.
+            model: The model. Where it normalises by batch statistics, the samples mix.
+        """
+        mixing = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in model.modules())
+        self._tries += 1
+        self.version += 1
+        ends = {number: end for number, end in recording.ends.items() if end.requires_grad}
+        self._learn_heard(recording, ends)
+        self._learn_channels(recording)
+        settled = True
+        for number, run in enumerate(recording.runs):
+            tensors = recording.tapped[number]
+            for place, tensor in enumerate(tensors):
+                if place not in self._dims:
+                    self._dims[place] = self._output_dims(place, tensor)
+            facts = [self._read(place, each, None) for place, each in enumerate(run.tensors)]
+            for group in _groups(facts):
+                own = {
+                    end: tensor
+                    for end, tensor in ends.items()
+                    if recording.paired(recording.arrivals[end], number)
+                    and self._heard.get(recording.key(recording.arrivals[end]), frozenset()) & set(group.places)
+                }
+                settled &= self._learn_placements(recording, tensors, facts, group, own, mixing)
+        self.settled = settled or self._tries >= TRIES
+
+    def _learn_heard(self, recording: Recording, ends: dict[int, Tensor]) -> None:
+        found: dict[str, set[int]] = {}
+        nodes = {end.grad_fn: number for number, end in ends.items()}
+        for number, tensors in enumerate(recording.tapped):
+            for place, tensor in enumerate(tensors):
+                below = gates_below(tensor, nodes)
+                for each in below:
+                    arrival = recording.arrivals[each]
+                    if recording.paired(arrival, number):
+                        found.setdefault(recording.key(arrival), set()).add(place)
+        for number in ends:
+            key = recording.key(recording.arrivals[number])
+            self._heard[key] = self._heard.get(key, frozenset()) | frozenset(found.get(key, set()))
+
+    def _learn_channels(self, recording: Recording) -> None:
+        trained = iter(recording.tensors)
+        for arrival in recording.arrivals:
+            tensor = next(trained) if arrival.trains else None
+            if tensor is not None and tensor.dim() == 3 and is_convolution(tensor):
+                self._channels[recording.key(arrival)] = 1
+
+    def _output_dims(self, place: int, tensor: Tensor) -> tuple[int, ...]:
+        # A 1-D convolution puts its channels before the positions, and there is one error per position.
+        if tensor.dim() == 3 and is_convolution(tensor):
+            return (0, 2)
+        return row_dimensions(tensor.shape)
+
+    def _learn_placements(
+        self, recording: Recording, tensors: Sequence[Tensor], facts: list[Facts], group: Group,
+        ends: dict[int, Tensor], mixing: bool,
+    ) -> bool:  # fmt: skip
+        """Find out where the rows of one error lie in every point; return whether all is settled."""
+        if not ends:
+            return True
+        wanted = {
+            number: end
+            for number, end in ends.items()
+            if self._stated(recording.key(recording.arrivals[number])) is None
+        }
+        verdicts = self._verdicts(tensors, facts, group, wanted, mixing)
+        dims = self._dims[group.places[0]]
+        if len(dims) == 1 and len(group.places) == 1 and self._unbatched(recording, facts, group, verdicts):
+            # Numbers of one sample, without a batch dimension: the error has one row.
+            self._dims[group.places[0]] = ()
+            facts[group.places[0]] = facts[group.places[0]]._replace(dims=())
+            group = Group(group.places, ())
+            verdicts = dict.fromkeys(wanted, Verdict(Placement(())))
+            self._placements |= {(recording.key(recording.arrivals[n]), group.places): v for n, v in verdicts.items()}
+            return False  # with a batch it would be another one
+        if not any(verdict.exclusive for verdict in verdicts.values()):
+            # Rows depend on each other at every point: they are nodes of a graph, and come first.
+            verdicts = {n: v if v.nodes is None else Verdict(v.nodes) for n, v in verdicts.items()}
+        settled = True
+        for number, verdict in verdicts.items():
+            key = (recording.key(recording.arrivals[number]), group.places)
+            before = self._placements.get(key)
+            if before is None or not before.settled or before.placement is None:
+                self._placements[key] = verdict
+            settled &= verdict.settled
+        return settled
+
+    def _verdicts(
+        self, tensors: Sequence[Tensor], facts: list[Facts], group: Group, ends: dict[int, Tensor], mixing: bool
+    ) -> dict[int, Verdict]:
+        found: dict[int, Verdict] = {}
+        for count in (PROBES, MORE_PROBES):
+            left = [number for number in ends if number not in found or found[number].open]
+            if left:
+                probes = self._probe(tensors, facts, group, [ends[number] for number in left], count)
+                for i, number in enumerate(left):
+                    found[number] = judge(probes, i, tuple(ends[number].shape), mixing, count == MORE_PROBES)
+        return found
+
+    def _probe(
+        self, tensors: Sequence[Tensor], facts: list[Facts], group: Group, ends: list[Tensor], count: int
+    ) -> Probes:
+        own = [place for place in group.places if tensors[place].requires_grad]
+        return probe([tensors[i] for i in own], [facts[i].dims for i in own], group.rows, ends, count)
+
+    def _unbatched(self, recording: Recording, facts: list[Facts], group: Group, verdicts: dict[int, Verdict]) -> bool:
+        """Return whether a one-dimensional output holds the numbers of a single sample.
+
+        Then each of them depends on all of a point's tensor, and no dimension of it tells them apart.
+        """
+        shape = facts[group.places[0]].shape
+        if len(shape) != 1 or not verdicts or any(verdict.placement is not None for verdict in verdicts.values()):
+            return False
+        return self._named(group.places[0]) is None
+
+    def _read(self, place: int, facts: Facts, error_width: int | None) -> Facts:
+        stated = self._named(place)
+        if stated is not None:
+            wrong = [d for d in stated if d is None or not -len(facts.shape) <= d < len(facts.shape)]
+            if wrong or len(set(stated)) != len(stated):
+                raise PointsError(
+                    f"rows={{{self._name(place)!r}: {tuple(stated)}}} expected dimensions of "
+                    f"the output, whose shape is {tuple(facts.shape)}. Name each dimension that counts rows once."
+                )
+            return facts._replace(dims=tuple(d % len(facts.shape) for d in stated if d is not None))
+        dims = self._dims.get(place)
+        if len(facts.shape) <= 1 and error_width is not None and facts.shape.numel() == error_width != 1:
+            return facts._replace(dims=())  # the batch of one was squeezed away
+        if dims is None or (dims and max(dims) >= len(facts.shape)) or len(dims) > len(facts.shape):
+            dims = row_dimensions(facts.shape)
+        if dims == () and facts.shape and error_width is not None and facts.shape.numel() != error_width:
+            dims = row_dimensions(facts.shape)
+        return facts._replace(dims=dims)
+
+    def _hearing(self, recording: Recording, group: Group) -> list[tuple[tuple[bool, ...], frozenset[str] | None]]:
+        """Return which tensors of a group are heard together, and by which points; None for all points."""
+        everything = tuple(True for _ in group.places)
+        keys = dict.fromkeys(recording.key(arrival) for arrival in recording.arrivals)
+        sets: dict[tuple[bool, ...], set[str]] = {}
+        for key in keys:
+            heard = self._heard.get(key)
+            if heard is None or (heard and not self.reachable):
+                flags = everything
+            else:
+                flags = tuple(place in heard for place in group.places)
+            sets.setdefault(flags, set()).add(key)
+        if set(sets) <= {everything}:
+            return [(everything, None)]
+        return [(flags, frozenset(points)) for flags, points in sets.items() if any(flags)]
+
+    def _stated(self, key: str) -> tuple[int | None, ...] | None:
+        name = key.split("#")[0]
+        return next((tuple(dims) for pattern, dims in self.stated.items() if pattern and means(pattern, name)), None)
+
+    def _named(self, place: int) -> tuple[int | None, ...] | None:
+        dims = self.stated.get(self._name(place))
+        return None if dims is None else tuple(dims)
+
+    def _name(self, place: int) -> str:
+        return self.taps[min(place, len(self.taps) - 1)]
+
+
+def _groups(facts: Sequence[Facts]) -> list[Group]:
+    found: dict[tuple[int, ...], list[int]] = {}
+    for place, each in enumerate(facts):
+        rows = tuple(each.shape[dim] for dim in each.dims)
+        found.setdefault(rows, []).append(place)
+    return [Group(tuple(places), rows) for rows, places in found.items()]
+
+
+def _checked(key: str, shape: torch.Size, rows: tuple[int, ...], stated: tuple[int | None, ...]) -> Placement:
+    own = tuple(None if dim is None else (dim % max(1, len(shape)),) for dim in stated)
+    placement = Placement(own)
+    used = [axis for axis in own if axis is not None]
+    right = len(set(used)) == len(used) and all(dim is None or -len(shape) <= dim < len(shape) for dim in stated)
+    if not right or placement.view(tuple(shape), rows) is None:
+        raise SignalError(
+            f"rows={{{key!r}: {stated}}} expected one dimension of the point, whose shape is {tuple(shape)}, per row "
+            f"dimension of the error, whose sizes are {rows}, of the same size (None where the point has no such "
+            "dimension). Correct it, or leave it out."
+        )
+    return placement
+
+
+def _unmatched(key: str, shape: torch.Size, rows: tuple[int, ...], reason: str, evidence: bool = True) -> str:
+    name = key.split("#")[0]
+    example = "(" + ", ".join(str(i) for i in range(len(rows))) + ("," if len(rows) == 1 else "") + ")"
+    first = (
+        ""
+        if evidence
+        else " Let one training step run in eager mode first, or attach with example=, so that they can be found; or"
+    )
+    return (
+        f"The error has {prod(rows)} rows (row dimensions {rows}) and cannot be matched to point {name!r} of shape "
+        f"{tuple(shape)}: {reason}.{first} {'State' if evidence else 'state'} its row dimensions, as in "
+        f"rows={{{name!r}: {example}}} with None for one that it does not have; choose points whose dimensions are "
+        f"those of the output; name another output=; pick one tensor of a tuple with "
+        f"points={name.split('[')[0] + '[0]'!r}; or call feedalign.splice in your own forward, where pull can map the "
+        "rows."
+    )
