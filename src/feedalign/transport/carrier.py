@@ -16,7 +16,7 @@ from feedalign.learned import LearnedFeedback
 from feedalign.rules import TransportRule
 from feedalign.splice import Pull, splice
 from feedalign.transport.exchange import Exchange
-from feedalign.transport.layers import Form
+from feedalign.transport.layers import Form, unshaped
 from feedalign.transport.products import adjoint, weight_gradient
 from feedalign.transport.weight import Weight
 from feedalign.tree import flatten, is_floating
@@ -79,11 +79,11 @@ class Carrier:
             weight.start(store, value)
 
     def shape(self, key: str) -> torch.Size | None:
-        """Return the shape of a weight; None if it is computed in each forward pass, and none has been."""
+        """Return the shape of a weight; None if no forward pass has shown it yet."""
         if self.form is Form.FUSED:
             return self.module.get_parameter(key).shape
         parameter = self.module._parameters.get(key)
-        return self._shape if parameter is None else parameter.shape
+        return self._shape if parameter is None or unshaped(parameter) else parameter.shape
 
     @property
     def on(self) -> bool:

@@ -80,7 +80,7 @@ def _form(name: str, module: nn.Module) -> Form | None:
         return Form.PRODUCT
     if isinstance(module, (torch.jit.ScriptModule, *WITHOUT_PRODUCTS)) or not _like_linear(module):
         return None
-    if any(_unshaped(parameter) for parameter in own_parameters(module)):
+    if any(unshaped(parameter) for parameter in own_parameters(module)):
         raise PointsError(
             f"Layer {name!r} ({type(module).__name__}) has no shape yet. Run the model on one batch, then attach."
         )
@@ -127,9 +127,10 @@ def _tried(name: str, module: nn.Module) -> Form | None:
 
 
 def _has_form(module: nn.Module, form: Form, weight: Tensor, size: float, numbers: torch.Generator) -> bool:
-    matrix = weight if form is Form.PRODUCT else weight.T
+    matrix, bias = weight if form is Form.PRODUCT else weight.T, getattr(module, "bias", None)
+    if isinstance(bias, Tensor) and bias.shape != matrix.shape[:1]:
+        return False
     x = size * torch.randn(3, matrix.shape[1], generator=numbers, dtype=torch.float64, device="cpu").to(weight)
-    bias = getattr(module, "bias", None)
     expected = F.linear(x, matrix, bias if isinstance(bias, Tensor) else None)
     try:
         found = module.forward(x)
@@ -155,7 +156,7 @@ def _other_numbers(module: nn.Module, numbers: torch.Generator) -> Iterator[None
 
 
 def _check_kind(name: str, module: nn.Module) -> None:
-    if any(parameter.is_complex() for parameter in module.parameters() if not _unshaped(parameter)):
+    if any(parameter.is_complex() for parameter in module.parameters() if not unshaped(parameter)):
         raise PointsError(
             f"Layer {name!r} has complex weights. Layer-wise rules are defined for real ones: leave it out with "
             "points=, or choose a rule that sends the error to points, such as DFA."
@@ -179,10 +180,11 @@ def _check_kind(name: str, module: nn.Module) -> None:
 
 
 def _is_matrix(parameter: nn.Parameter) -> bool:
-    return _unshaped(parameter) or parameter.dim() > 1
+    return unshaped(parameter) or parameter.dim() > 1
 
 
-def _unshaped(parameter: nn.Parameter) -> bool:
+def unshaped(parameter: nn.Parameter) -> bool:
+    """Return whether a lazy module has not run yet, and so does not know the shape of a parameter."""
     return isinstance(parameter, UninitializedParameter)
 
 
