@@ -71,6 +71,10 @@ def attach(
     """
     if isinstance(model, torch._dynamo.OptimizedModule) or model._compiled_call_impl is not None:
         raise PointsError("The model is compiled already. Attach first: attach(model, ...), then torch.compile(model).")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise PointsError(
+            "The model is scripted or traced, and takes no hooks. Attach to the model that it was made from."
+        )
     if _on_root(model) is not None:
         raise PointsError(
             "The model has an attachment already. Call its remove() before attaching another rule: "
@@ -184,7 +188,7 @@ class Attachment(Hooks):
 
     def _put_on(self, learning: list[Assigned]) -> None:
         """Change the model, now that nothing is left that could be refused."""
-        self._learned = self._store(learning)
+        self._store(learning)
         self._install()
         for carrier in self.carriers:
             self._cuts += carrier.install(self._installed)
@@ -206,7 +210,8 @@ class Attachment(Hooks):
                 )
             return False
 
-        self._parameter_watch = ParameterWatch(self.model, check)
+        self._parameter_watch = ParameterWatch(check)
+        self._parameter_watch.start(self.model)
 
     @property
     def output(self) -> str | None:
@@ -230,17 +235,16 @@ class Attachment(Hooks):
         """The module that holds the matrices which a rule learns; None if no rule does."""
         return self._learned
 
-    def _store(self, learning: list[Assigned]) -> LearnedFeedback | None:
+    def _store(self, learning: list[Assigned]) -> None:
         if not learning:
-            return None
+            return
         if hasattr(self.model, NAME):
             raise PointsError(
                 f"{type(self.model).__name__} has an attribute {NAME!r}, where {type(learning[0].rule).__name__} would "
                 "keep the matrices it learns. Rename it."
             )
-        store = LearnedFeedback()
-        self.model.add_module(NAME, store)
-        return store
+        self._learned = LearnedFeedback()
+        self.model.add_module(NAME, self._learned)
 
     def _learn(self, example: Any) -> None:
         """Run the example to know the shapes of what is learned at the points."""

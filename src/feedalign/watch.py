@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
+from torch.utils.hooks import RemovableHandle
 
 
 def in_backward() -> bool:
@@ -50,13 +51,18 @@ class ParameterWatch:
     """Calls ``check`` when a first gradient arrives at any parameter of a model, and then watches no more.
 
     Args:
-        model: The model.
         check: Returns whether to go on watching; may raise.
     """
 
-    def __init__(self, model: nn.Module, check: Callable[[], bool]) -> None:
+    def __init__(self, check: Callable[[], bool]) -> None:
         self._check = check
-        self._hooks = [p.register_hook(self._arrived) for p in model.parameters() if p.requires_grad]  # type: ignore[no-untyped-call]
+        self._hooks: list[RemovableHandle] = []
+
+    def start(self, model: nn.Module) -> None:
+        """Put hooks on the parameters of a model."""
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                self._hooks.append(parameter.register_hook(self._arrived))  # type: ignore[no-untyped-call]
 
     def _arrived(self, gradient: Tensor) -> None:
         if self._hooks and not in_transform() and not self._check():

@@ -164,7 +164,7 @@ NAMES = ("0.weight", "2.weight")
 
 def drawn(seed: int, net: Net, labels: tuple[str, str] = ("", "")) -> list[Array]:
     """Return the feedback of both layers: by the name ``weight`` and the shape [out, in], however W is computed."""
-    return [of_weight(seed, n, w, l) for n, w, l in zip(NAMES, net.weights, labels, strict=True)]
+    return [of_weight(seed, n, w, label) for n, w, label in zip(NAMES, net.weights, labels, strict=True)]
 
 
 def test_fa(net: Net) -> None:
