@@ -7,12 +7,15 @@ Behind a point that output is cut off, and the gradient arrives above the cut.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
 
+from feedalign.first import CheckingGates
 from feedalign.graph import is_gate
 from feedalign.installed import Installed
 from feedalign.tree import flatten, is_floating
@@ -26,17 +29,24 @@ INSTEAD = (
 
 
 class BackwardHooks:
-    """What one attachment has said about the backward hooks of the user's."""
+    """What one attachment has to do with the backward hooks of the user's."""
 
     def __init__(self, attachment: Hooks) -> None:
         self.attachment = attachment
         self.searched = False
         """Whether a forward pass has looked for hooks on modules that are no points."""
         self._said: set[str] = set()
+        self._cut: set[str] = set()  # the modules whose hooks cannot run
         self._installed = Installed()
+        self._originals: list[tuple[dict[int, Any], dict[int, Any]]] = []
 
     def search(self) -> None:
-        """Look at the outputs of all modules that have backward hooks, in the forward pass that begins now."""
+        """Look at the outputs of all modules that have backward hooks, in the forward pass that begins now.
+
+        In the one whose graph is kept whole, backward passes also run to ask what would arrive where. The hooks take
+        part in none of those in the forward pass, and once in the two of the first step, which are alike.
+        """
+        self.stop()
         self.searched = True
         everywhere = torch.nn.modules.module
         if everywhere._global_backward_hooks or everywhere._global_backward_pre_hooks:
@@ -44,13 +54,36 @@ class BackwardHooks:
                 "every module",
                 "Backward hooks that are registered for every module do not run on modules whose output is cut off.",
             )
+        first = self.attachment._first
         for name, module in self.attachment.model.named_modules():
             if has_any(module):
                 self._installed.behind(module, name, partial(self._check, name))
+                if first is not None:
+                    self._wrap(name, module, first.gates)
+
+    def _wrap(self, name: str, module: nn.Module, gates: CheckingGates) -> None:
+        # Weak: the graph holds the hooks, and the gates hold tensors of the graph.
+        for hooks in (module._backward_hooks, module._backward_pre_hooks):
+            self._originals.append((hooks, dict(hooks)))
+            hooks.update({n: partial(self._run, name, hook, ref(gates), []) for n, hook in hooks.items()})
+
+    def _run(self, name: str, hook: Callable[..., Any], gates: ref[CheckingGates], found: list[Any], *args: Any) -> Any:
+        """Run a hook of the user's once, and let its second pass find what it returned in the first."""
+        if self.attachment._first is not None or name in self._cut:
+            return None
+        those = gates()
+        if those is not None and those.nested:
+            found.append(hook(*args))
+            return found[-1]
+        return found.pop(0) if found else hook(*args)
 
     def stop(self) -> None:
-        """Stop looking."""
-        self._installed.remove()
+        """End what :meth:`search` began."""
+        if self.searched:
+            self._installed.remove()
+            for hooks, originals in self._originals:
+                hooks.update({n: hook for n, hook in originals.items() if n in hooks})
+            self._originals.clear()
 
     def _check(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
         leaves = [leaf for leaf in flatten(output)[0] if is_floating(leaf)]
@@ -61,6 +94,7 @@ class BackwardHooks:
 
     def cut(self, name: str) -> None:
         """Warn once that the hooks of a module cannot run, since its output is cut off."""
+        self._cut.add(name)
         self._say(
             name,
             f"The backward hooks of {name!r} cannot run: its output is cut off there, so no gradient arrives at it. "

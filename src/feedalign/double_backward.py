@@ -11,7 +11,7 @@ from torch.autograd.graph import Node, get_gradient_edge
 
 from feedalign.errors import SignalError
 from feedalign.graph import executes, nodes_below
-from feedalign.watch import in_nested_gradient, in_transform
+from feedalign.watch import in_nested_gradient
 
 MESSAGE = (
     "A gradient that comes through the signals of a rule is to be differentiated (create_graph=True, as for a gradient "
@@ -23,7 +23,10 @@ MESSAGE = (
 
 
 def guarded(
-    below: Iterable[Node | None], errors: Sequence[Tensor | None], signals: Sequence[Tensor | None]
+    below: Iterable[Node | None],
+    errors: Sequence[Tensor | None],
+    signals: Sequence[Tensor | None],
+    functional: bool = False,
 ) -> tuple[Tensor | None, ...]:
     """Return what a splice hands down, so that differentiating it raises where a gradient would be wrong or missing.
 
@@ -34,15 +37,15 @@ def guarded(
         below: The nodes of the points in the autograd graph.
         errors: What the splice hands to the output.
         signals: What it hands to the points.
+        functional: Whether the splice was made inside of ``torch.func``, which always asks for the graph of gradients.
 
     Raises:
         SignalError: What is delivered has no graph, as for the error of ``output.sum()``, so that all derivatives are
-            of the other kind; or one gradient of ``torch.func`` is taken inside of another.
+            of the other kind.
     """
     gradients = (*errors, *signals)
     delivered = [signal for signal in signals if signal is not None] or [error for error in errors if error is not None]
-    constant = not any(gradient.requires_grad for gradient in delivered)
-    if in_nested_gradient() or (constant and not in_transform()):
+    if not functional and not any(gradient.requires_grad for gradient in delivered):
         raise SignalError(MESSAGE)
     places = [place for place, gradient in enumerate(gradients) if gradient is not None]
     # A leaf of its own, so that the node is in the graph of the gradients even if these depend on nothing else. Inside
@@ -55,6 +58,16 @@ def guarded(
     for place, gradient in zip(places, watched, strict=True):
         found[place] = gradient
     return tuple(found)
+
+
+def check_nested() -> None:
+    """Raise if one gradient of ``torch.func`` is taken inside of another.
+
+    Raises:
+        SignalError: It is.
+    """
+    if in_nested_gradient():
+        raise SignalError(MESSAGE)
 
 
 class _Watched(torch.autograd.Function):

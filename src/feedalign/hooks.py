@@ -168,7 +168,8 @@ class Hooks:
                 self._begin_first(args, kwargs)
         if not torch.compiler.is_compiling():
             self._cut_last()
-            if not self._of_user.searched and self._recording is not None and self._observation is None:
+            training = self._recording is not None and self._observation is None
+            if training and (self._first is not None or not self._of_user.searched):
                 self._of_user.search()
 
     def _begin_first(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
