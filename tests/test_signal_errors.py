@@ -118,7 +118,11 @@ def test_rows_that_cannot_be_matched() -> None:
 
 
 def test_outputs_whose_rows_differ() -> None:
-    model = Net(lambda net, x: (net.head(net.body(x)), net.side(net.body(x))[:2]))
+    def use(net: Net, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = net.body(x)
+        return net.head(h), net.side(h)[:2]
+
+    model = Net(use)
     fa.attach(model, fa.DFA(), "body")
     first, _ = model(torch.randn(3, 4))
     first.sum().backward()  # the tensor whose rows do not fit is not part of the loss

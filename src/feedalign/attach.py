@@ -430,7 +430,7 @@ def _stated(model: nn.Module, rows: Stated | None, assigned: list[Assigned], tap
     points = [str(point) for each in assigned for point in each.points]
     outputs = {tap.module or "" for tap in taps}
     for key, dims in (rows or {}).items():
-        if key not in outputs and not any(means(key, point) or means(key, f"{point}[0]") for point in points):
+        if key not in outputs and not any(means(key.split("[")[0], point.split("[")[0]) for point in points):
             raise PointsError(
                 f"rows= names {key!r}, which is neither a point nor an output.{nearest(key, points)} The points are: "
                 f"{', '.join(points)}. What the model returns is called ''."

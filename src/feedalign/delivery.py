@@ -15,12 +15,10 @@ from feedalign.layout import Layout, match
 from feedalign.learned import LearnedFeedback
 from feedalign.recording import Arrival, Facts, Output, Recording
 from feedalign.rules import Broadcast, BroadcastRule, Inject
-from feedalign.structure import Structure
+from feedalign.structure import SHAPES, Structure
 from feedalign.targets import as_rows
 
 Push = Callable[[dict[int, int], Inject], list[Tensor | None]]
-SHAPES = 256
-"""For how many combinations of shapes deliveries are kept: sentences come in many lengths."""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,10 @@ FEW = 4
 """Below as many different rows, chance may lift a share above ``CLEAR``, so that it must reach ``SURE``."""
 
 
+OVERLAP = 0.1
+"""The share of their energy that two rows must have in common to depend on the same elements."""
+
+
 class Digit(NamedTuple):
     """One factor of a dimension: index ``i`` of the dimension has the digit ``i // stride % size``."""
 
@@ -110,7 +114,7 @@ def judge(probes: Probes, point: int, shape: tuple[int, ...], mixing: bool, fina
         mixing: Whether normalisation by batch statistics mixes the samples, so that they need not stand out.
         final: Whether no more rows will be probed.
     """
-    chosen: list[Digits] = []
+    chosen: list[Digits | None] = []
     settled, undecided, exclusive = True, False, False
     for axis, size in enumerate(probes.rows):
         if size == 1:
@@ -120,7 +124,8 @@ def judge(probes: Probes, point: int, shape: tuple[int, ...], mixing: bool, fina
         what = f"row dimension {axis} of the error (size {size})"
         options = list(candidates(shape, size, chosen))
         if not options:
-            return Verdict(None, reason=f"no dimension of the point holds {what}")
+            chosen.append(None)
+            continue
         usual = options[0] if _leads(options[0], chosen) else None
         scores = [_score(probes, point, axis, option, shape) for option in options]
         known = [score for score in scores if score is not None]
@@ -153,6 +158,11 @@ def judge(probes: Probes, point: int, shape: tuple[int, ...], mixing: bool, fina
         if best - second < CLEAR / 2:
             return Verdict(None, open=not final, reason=f"several dimensions of the point may be {what}")
         chosen.append(found)
+    for axis, digits in enumerate(chosen):
+        # Where no dimension can hold them, all rows must depend on the same elements, which receive the sum.
+        if digits is None and not _shared(probes, point, axis, chosen, shape):
+            what = f"row dimension {axis} of the error (size {probes.rows[axis]})"
+            return Verdict(None, reason=f"no dimension of the point holds {what}")
     return Verdict(_placement(chosen, shape), settled, undecided and not final, exclusive=exclusive)
 
 
@@ -175,7 +185,7 @@ def by_size(shape: tuple[int, ...], rows: tuple[int, ...]) -> tuple[Placement | 
     return (_placement(found[0], shape), False) if len(found) == 1 else (None, bool(found))
 
 
-def candidates(shape: tuple[int, ...], size: int, taken: Sequence[Digits]) -> Iterator[Digits]:
+def candidates(shape: tuple[int, ...], size: int, taken: Sequence[Digits | None]) -> Iterator[Digits]:
     """Yield the ways in which a row dimension of ``size`` may lie in a tensor of ``shape``, the usual ones first.
 
     A whole dimension, or part of one; adjacent dimensions that are one row dimension together, as height and width are
@@ -186,7 +196,7 @@ def candidates(shape: tuple[int, ...], size: int, taken: Sequence[Digits]) -> It
         size: Of the row dimension.
         taken: What other row dimensions occupy.
     """
-    pieces = _pieces(shape, taken)
+    pieces = _pieces(shape, [digits for digits in taken if digits is not None])
     seen = set()
     for option in _options(pieces, size):
         if option not in seen:
@@ -247,24 +257,24 @@ def _pieces(shape: tuple[int, ...], taken: Sequence[Digits]) -> list[Digit]:
     return found
 
 
-def _leads(option: Digits, chosen: Sequence[Digits]) -> bool:
+def _leads(option: Digits, chosen: Sequence[Digits | None]) -> bool:
     """Return whether an option continues the leading dimensions that are taken."""
-    dims = [digit.dim for digits in (*chosen, option) for digit in digits]
+    dims = [digit.dim for digits in (*chosen, option) for digit in digits or ()]
     return dims == list(range(len(dims)))
 
 
-def _single(shape: tuple[int, ...], chosen: Sequence[Digits], axis: int) -> Digits:
+def _single(shape: tuple[int, ...], chosen: Sequence[Digits | None], axis: int) -> Digits:
     """Return where a row dimension of size 1 lies: its usual dimension if that has size 1, else nowhere."""
-    dim = sum(len(digits) for digits in chosen)
+    dim = sum(len(digits or ()) for digits in chosen)
     free = dim < len(shape) and shape[dim] == 1 and dim == axis
     return (Digit(dim, 1, 1),) if free else ()
 
 
-def _placement(chosen: Sequence[Digits], shape: tuple[int, ...]) -> Placement:
+def _placement(chosen: Sequence[Digits | None], shape: tuple[int, ...]) -> Placement:
     """Return the placement that digits describe."""
     factors: list[list[Digit]] = []
     for dim, size in enumerate(shape):
-        own = sorted((d for digits in chosen for d in digits if d.dim == dim), key=lambda d: -d.stride)
+        own = sorted((d for digits in chosen for d in digits or () if d.dim == dim), key=lambda d: -d.stride)
         own = own or [Digit(dim, 1, size)]
         parts, above = [], size
         for digit in own:
@@ -276,10 +286,10 @@ def _placement(chosen: Sequence[Digits], shape: tuple[int, ...]) -> Placement:
             parts.append(Digit(dim, 1, above))
         factors.append(parts)
     flat = [digit for parts in factors for digit in parts]
-    axes = tuple(tuple(flat.index(digit) for digit in digits) for digits in chosen)
+    axes = tuple(None if digits is None else tuple(flat.index(digit) for digit in digits) for digits in chosen)
     if all(len(parts) == 1 for parts in factors):
         return Placement(axes)
-    alone = {digits[0] for digits in chosen if len(digits) == 1}
+    alone = {digits[0] for digits in chosen if digits is not None and len(digits) == 1}
     split = [tuple(-1 if digit in alone or len(parts) == 1 else digit.size for digit in parts) for parts in factors]
     return Placement(axes, tuple(split))
 
@@ -317,6 +327,26 @@ def _score(probes: Probes, point: int, axis: int, option: Digits, shape: tuple[i
         matrix = matrix / matrix.sum(1, keepdim=True)
         matrix = matrix / matrix.sum(0, keepdim=True)
     return min(float((matrix.trace() - 1) / (len(kept) - 1)), EXCLUSIVE)
+
+
+def _shared(probes: Probes, point: int, axis: int, chosen: Sequence[Digits | None], shape: tuple[int, ...]) -> bool:
+    """Return whether rows that differ along ``axis`` depend on the same elements of a point.
+
+    Dimensions that other row dimensions occupy are summed over, since the probed rows differ in these too.
+    """
+    taken = sorted({digit.dim for digits in chosen if digits is not None for digit in digits})
+    kept = [dim for dim in range(len(shape)) if dim not in taken]
+    found: dict[int, Tensor] = {}
+    for index, energy in zip(probes.indices, probes.energies[point], strict=True):
+        if energy is not None:
+            left = energy.sum(taken) if taken else energy
+            left = left / left.sum()
+            found[index[axis]] = found[index[axis]] + left if index[axis] in found else left
+    if len(found) < 2 or not kept:
+        return False
+    all_of_them = list(found.values())
+    first = all_of_them[0] / all_of_them[0].sum()
+    return all(float(torch.minimum(first, other / other.sum()).sum()) > OVERLAP for other in all_of_them[1:])
 
 
 def _slab(energy: Tensor, option: Digits, index: int, size: int, shape: tuple[int, ...]) -> Tensor:

@@ -459,16 +459,20 @@ class Hooks:
         """Return the places that carry the error, in the first pass, where a point may turn out to be the output."""
         number = self._taps.index(tap)
         tensors = [leaves[place] for place in places]
+        itself = output_itself(tensors, recording)
+        others = {
+            arrival: any(i not in same and depends(tensors[i], recording.ends[arrival]) for i in range(len(tensors)))
+            for arrival, same in itself.items()
+        }
         left = set(places)
-        for arrival, same in output_itself(tensors, recording).items():
-            end = recording.ends[arrival]
-            others = [i for i in range(len(tensors)) if i not in same and depends(tensors[i], end)]
-            if others and not tap.paths:
-                # It is returned beside what is computed from it, as hidden states are: the error of those counts.
-                self.structure.left_out |= {(number, places[i]) for i in same}
-                left -= {places[i] for i in same}
-            else:
-                self._remove_point(recording, arrival)
+        if len(itself) > 1 and any(others.values()) and not tap.paths:
+            # Hidden states, which are returned beside what is computed from them: the error of the latter counts.
+            hidden = {places[i] for arrival, same in itself.items() if others[arrival] for i in same}
+            self.structure.left_out |= {(number, place) for place in hidden}
+            left -= hidden
+            itself = {arrival: same for arrival, same in itself.items() if not others[arrival]}
+        for arrival in itself:
+            self._remove_point(recording, arrival)
         return [place for place in places if place in left]
 
     def _remove_point(self, recording: Recording, number: int) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,13 @@ from feedalign.evidence import MORE_PROBES, PROBES, Probes, Verdict, by_size, ju
 from feedalign.graph import gates_below, is_convolution
 from feedalign.layout import Placement, leading, row_dimensions
 from feedalign.points import means
-from feedalign.recording import Facts, Output, Recording
+from feedalign.recording import Arrival, Facts, Output, Recording
 
 Stated = Mapping[str, Sequence[int | None]]
 """Row dimensions that the user states: per point, the dimension that holds each row dimension of the error; per output,
 the dimensions that are rows."""
+SHAPES = 256
+"""For how many combinations of shapes something is kept: sentences come in many lengths."""
 TRIES = 20
 """Forward passes in which evidence is sought, where it does not come at once: the gradients may be zero at first."""
 
@@ -54,11 +56,22 @@ class Structure:
     _tries: int = 0
     _dims: dict[int, tuple[int, ...]] = field(default_factory=dict)
     _placements: dict[tuple[str, tuple[int, ...]], Verdict] = field(default_factory=dict)
-    _heard: dict[str, frozenset[int]] = field(default_factory=dict)
+    _heard: dict[tuple[str, int], frozenset[int]] = field(default_factory=dict)
     _channels: dict[str, int] = field(default_factory=dict)
+    _known: dict[Any, list[Output]] = field(default_factory=dict)
 
     def outputs(self, recording: Recording, error_width: int | None = None) -> list[Output]:
         """Return the errors that a forward pass gives rise to: one per run, per rows, and per set of outputs heard."""
+        if torch.compiler.is_compiling():
+            return self._outputs(recording, error_width)
+        key = (tuple(recording.runs), tuple(recording.arrivals), self.version, error_width)
+        if key not in self._known:
+            if len(self._known) >= SHAPES:
+                self._known.clear()
+            self._known[key] = self._outputs(recording, error_width)
+        return self._known[key]
+
+    def _outputs(self, recording: Recording, error_width: int | None) -> list[Output]:
         found = []
         for number, run in enumerate(recording.runs):
             facts = [self._read(place, each, error_width) for place, each in enumerate(run.tensors)]
@@ -126,24 +139,31 @@ class Structure:
                     end: tensor
                     for end, tensor in ends.items()
                     if recording.paired(recording.arrivals[end], number)
-                    and self._heard.get(recording.key(recording.arrivals[end]), frozenset()) & set(group.places)
+                    and (self._hears(recording, recording.arrivals[end]) or frozenset()) & set(group.places)
                 }
                 settled &= self._learn_placements(recording, tensors, facts, group, own, mixing)
         self.settled = settled or self._tries >= TRIES
 
     def _learn_heard(self, recording: Recording, ends: dict[int, Tensor]) -> None:
-        found: dict[str, set[int]] = {}
+        found: dict[int, set[int]] = {number: set() for number in ends}
         nodes = {end.grad_fn: number for number, end in ends.items()}
-        for number, tensors in enumerate(recording.tapped):
+        for run, tensors in enumerate(recording.tapped):
             for place, tensor in enumerate(tensors):
-                below = gates_below(tensor, nodes)
-                for each in below:
-                    arrival = recording.arrivals[each]
-                    if recording.paired(arrival, number):
-                        found.setdefault(recording.key(arrival), set()).add(place)
-        for number in ends:
-            key = recording.key(recording.arrivals[number])
-            self._heard[key] = self._heard.get(key, frozenset()) | frozenset(found.get(key, set()))
+                for number in gates_below(tensor, nodes):
+                    if recording.paired(recording.arrivals[number], run):
+                        found[number].add(place)
+        for number, places in found.items():
+            arrival = recording.arrivals[number]
+            key = (arrival.point, recording.from_last(arrival))
+            self._heard[key] = self._heard.get(key, frozenset()) | places
+
+    def _hears(self, recording: Recording, arrival: Arrival) -> frozenset[int] | None:
+        """Return the tensors of the output that an arrival leads to; ``None`` if that is not known."""
+        found = self._heard.get((arrival.point, recording.from_last(arrival)))
+        if found is None and recording.calls[arrival.point] > 1:  # a longer sequence: what any step of it hears
+            sets = [places for (point, _), places in self._heard.items() if point == arrival.point]
+            found = frozenset().union(*sets) if sets else None
+        return found
 
     def _learn_channels(self, recording: Recording) -> None:
         trained = iter(recording.tensors)
@@ -239,18 +259,19 @@ class Structure:
             dims = row_dimensions(facts.shape)
         return facts._replace(dims=dims)
 
-    def _hearing(self, recording: Recording, group: Group) -> list[tuple[tuple[bool, ...], frozenset[str] | None]]:
+    def _hearing(
+        self, recording: Recording, group: Group
+    ) -> list[tuple[tuple[bool, ...], frozenset[tuple[str, int]] | None]]:
         """Return which tensors of a group are heard together, and by which points; None for all points."""
         everything = tuple(True for _ in group.places)
-        keys = dict.fromkeys(recording.key(arrival) for arrival in recording.arrivals)
-        sets: dict[tuple[bool, ...], set[str]] = {}
-        for key in keys:
-            heard = self._heard.get(key)
+        sets: dict[tuple[bool, ...], set[tuple[str, int]]] = {}
+        for arrival in recording.arrivals:
+            heard = self._hears(recording, arrival)
             if heard is None or (heard and not self.reachable):
                 flags = everything
             else:
                 flags = tuple(place in heard for place in group.places)
-            sets.setdefault(flags, set()).add(key)
+            sets.setdefault(flags, set()).add((arrival.point, recording.from_last(arrival)))
         if set(sets) <= {everything}:
             return [(everything, None)]
         return [(flags, frozenset(points)) for flags, points in sets.items() if any(flags)]

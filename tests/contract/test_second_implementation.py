@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 def slow(exhibit: Exhibit, handle: fa.Attachment, inputs: tuple[Tensor, ...]) -> dict[str, Tensor | None]:
     model = build(exhibit).eval()
-    uncut: list[tuple[str, Tensor]] = []
+    uncut: list[tuple[str, Tensor, Tensor]] = []
     outputs: list[Tensor] = []
     for point in handle.points:
         module = model.get_submodule(point.module)
@@ -51,7 +51,12 @@ def slow(exhibit: Exhibit, handle: fa.Attachment, inputs: tuple[Tensor, ...]) ->
                 total[name] = total[name] + gradient
 
     add(loss, None)
-    for name, tensor in uncut:
+    for number, (name, tensor, read) in enumerate(uncut):
+        later = [each for _, each, _ in uncut[number + 1 :]]
+        ends = [end for end in (loss, *later) if end.requires_grad]
+        found = torch.autograd.grad(sum(end.sum() for end in ends), read, retain_graph=True, allow_unused=True)
+        if found[0] is None:  # nothing reads it: the last state of a memory cell, say
+            continue
         layout = handle.planner.layouts[name]
         narrow = [1 if dim in layout.repeated else size for dim, size in enumerate(layout.shape)]
         signal = (error @ matrices[name]).reshape(narrow).expand(layout.shape)
@@ -59,7 +64,7 @@ def slow(exhibit: Exhibit, handle: fa.Attachment, inputs: tuple[Tensor, ...]) ->
     return {name: total.get(name) for name in parameters}
 
 
-def cut(point: object, output: object, uncut: list[tuple[str, Tensor]]) -> object:
+def cut(point: object, output: object, uncut: list[tuple[str, Tensor, Tensor]]) -> object:
     leaves, rebuild = flatten(output)
     floating = [i for i, leaf in enumerate(leaves) if is_floating(leaf)]
     for number, i in enumerate(floating):
@@ -67,8 +72,11 @@ def cut(point: object, output: object, uncut: list[tuple[str, Tensor]]) -> objec
         if tensor.requires_grad:
             leaf = getattr(point, "leaf", None)
             if leaf in (None, number):
-                uncut.append((f"{point}[{number}]" if leaf is None and len(floating) > 1 else str(point), tensor))
-            leaves[i] = tensor.detach()
+                name = f"{point}[{number}]" if leaf is None and len(floating) > 1 else str(point)
+                leaves[i] = tensor.detach().requires_grad_()
+                uncut.append((name, tensor, leaves[i]))
+            else:
+                leaves[i] = tensor.detach()
     return rebuild(leaves)
 
 
