@@ -12,7 +12,7 @@
 
 from feedalign._version import __version__
 from feedalign.alignment import Alignment, Cosine, alignment, weight_alignment
-from feedalign.attach import Attachment, attach
+from feedalign.attach import Attachment, attach, attached
 from feedalign.audit import Audit, audit
 from feedalign.conditioning import Conditioning, PointConditioning, conditioning
 from feedalign.errors import PointsError, SignalError
@@ -86,6 +86,7 @@ __all__ = [
     "__version__",
     "alignment",
     "attach",
+    "attached",
     "audit",
     "conditioning",
     "rule",

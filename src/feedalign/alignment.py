@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from feedalign.attach import Attachment
 from feedalign.blocks import merged, reached, sample_cosines, trainable
-from feedalign.cosine import cosine, row_cosines
+from feedalign.checks import check_closure
+from feedalign.cosine import as_real, cosine, row_cosines
 from feedalign.errors import SignalError, listing
-from feedalign.observe import Observation, observe
+from feedalign.observe import Observation, observe, undisturbed
 from feedalign.received import receive
 from feedalign.summary import table
 
@@ -89,6 +90,7 @@ def alignment(handle: Attachment, closure: Callable[[], Tensor], block_samples: 
     References:
         Launay et al. 2020, section 2; Refinetti et al. 2021 (there at the pre-activations).
     """
+    check_closure("alignment", closure)
     if not handle.planners and not handle.carriers:
         raise SignalError(
             f"alignment expected a rule that delivers signals, such as DFA, and found {handle.rule!r}: there is "
@@ -105,7 +107,7 @@ def weight_alignment(handle: Attachment, layers: Sequence[str] | None = None) ->
 
     For the layer from point :math:`l-1` to point :math:`l` it is the cosine of :math:`W_l` with
     :math:`B_l^T B_{l-1}`, and for the last layer that of :math:`W_L` with :math:`B_{L-1}`, entry by entry. The first
-    layer has no feedback matrix below it and is left out.
+    layer has no feedback matrix below it and is left out. Complex weights are conjugated, as they carry gradients.
 
     Args:
         handle: The attachment of a rule that broadcasts, on a model that has run once.
@@ -124,11 +126,14 @@ def weight_alignment(handle: Attachment, layers: Sequence[str] | None = None) ->
     if planner is None or planner.error_width is None:
         raise SignalError("weight_alignment expected an attached DFA model that has run. Run a forward pass first.")
     feedback = planner.matrices()
-    weights = _chain(handle.model, layers, [matrix.shape[1] for matrix in feedback], planner.error_width)
+    with undisturbed(handle.model):  # to compute a parametrised weight may change its buffers
+        weights = _chain(handle.model, layers, [matrix.shape[1] for matrix in feedback], planner.error_width)
     found = {}
     for i, (name, weight) in enumerate(weights.items()):
-        target = feedback[i] if i == len(feedback) - 1 else feedback[i + 1].T @ feedback[i]
-        a, b = weight.detach().double().flatten(), target.to(weight.device).double().flatten()
+        target = feedback[i] if i == len(feedback) - 1 else feedback[i + 1].mH @ feedback[i]
+        own = weight.detach().conj()
+        a, b = (as_real(each.to(torch.promote_types(own.dtype, target.dtype))) for each in (own, target.to(own.device)))
+        a, b = a.double().flatten(), b.double().flatten()
         found[name] = float(a @ b / (a.norm() * b.norm()))
     return found
 

@@ -7,9 +7,9 @@ from torch import nn
 
 from feedalign.errors import PointsError
 from feedalign.points import Point, Points, select
-from feedalign.rules import Rule, TransportRule
+from feedalign.rules import BroadcastRule, Rule, TransportRule
 from feedalign.rules.table import rule
-from feedalign.transport.layers import layers
+from feedalign.transport import Form, layers
 
 Rules = Rule | Mapping[Points, Rule]
 Named = Rule | str
@@ -22,8 +22,8 @@ class Assigned(NamedTuple):
     rule: Rule
     points: list[Point]
     """Where it cuts."""
-    layers: list[str]
-    """The layers that it transports through."""
+    layers: dict[str, Form]
+    """The layers that it transports through, by name, and how each uses its weight."""
 
 
 def resolve(rules: Named | Mapping[Points, Named]) -> Rules:
@@ -76,9 +76,14 @@ def _assigned(model: nn.Module, rule: Rule, points: Points) -> Assigned:
         if any(place.at_input or place.leaf is not None for place in places):
             raise PointsError(f"{type(rule).__name__} goes through whole layers: name modules, found {points!r}.")
         return Assigned(rule, [], layers(model, [place.module for place in places] or [""]))
+    if isinstance(rule, BroadcastRule) and rule.replays and any(each.is_complex() for each in model.parameters()):
+        raise PointsError(
+            f"{type(rule).__name__} pushes tangents through the model, which is defined for real weights, and "
+            f"{type(model).__name__} has complex ones. Choose a rule that needs the error alone (DFA, DKP)."
+        )
     # Backpropagation cuts nothing, but a name that is wrong for the other rules is wrong for it too.
     selected = select(model, points) if rule.cuts or points != "auto" else []
-    return Assigned(rule, selected if rule.cuts else [], [])
+    return Assigned(rule, selected if rule.cuts else [], {})
 
 
 def _check_once(places: list[str]) -> None:

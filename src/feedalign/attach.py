@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -10,8 +11,9 @@ from torch import nn
 from feedalign.assignment import Assigned, Named, Rules, assign, resolve
 from feedalign.compiled import tell_hooks_apart
 from feedalign.delivery import Planner
-from feedalign.errors import PointsError, SignalError, nearest
+from feedalign.errors import PointsError, SignalError, listing, nearest
 from feedalign.hooks import Hooks
+from feedalign.installed import owners, sweep
 from feedalign.learned import NAME, LearnedFeedback
 from feedalign.observe import Observation, undisturbed
 from feedalign.points import Point, Points, candidates, means
@@ -60,7 +62,8 @@ def attach(
 
     Raises:
         PointsError: No module, or several where one is meant, match ``points`` or ``output``; or the model has
-            an attachment already; or an example is missing.
+            an attachment already; or an example is missing; or a module takes no hooks. Whatever is raised, the model
+            is left as it was.
         ValueError: There is no rule of that name.
 
     Example:
@@ -70,8 +73,15 @@ def attach(
     """
     if isinstance(model, torch._dynamo.OptimizedModule) or model._compiled_call_impl is not None:
         raise PointsError("The model is compiled already. Attach first: attach(model, ...), then torch.compile(model).")
-    if any(isinstance(getattr(hook, "__self__", None), Attachment) for hook in model._forward_pre_hooks.values()):
-        raise PointsError("The model has an attachment already. Call its remove() before attaching another rule.")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise PointsError(
+            "The model is scripted or traced, and takes no hooks. Attach to the model that it was made from."
+        )
+    if _on_root(model) is not None:
+        raise PointsError(
+            "The model has an attachment already. Call its remove() before attaching another rule: "
+            "feedalign.attached(model).remove()."
+        )
     rule = resolve(rule)
     assigned = assign(model, rule, points)
     taps = parse(model, output)
@@ -89,11 +99,51 @@ def attach(
     tell_hooks_apart()
     handle = Attachment(model, rule, assigned, taps, structure)
     try:
+        handle._put_on([each for each in assigned if each.rule.learns])
         handle._learn(example)
     except BaseException:
         handle.remove()  # a model that could not be attached to is left as it was
+        sweep(model, handle)
         raise
     return handle
+
+
+def attached(model: nn.Module) -> "Attachment | None":
+    """Return the attachment of ``model``: of a model that was copied, unpickled, or handed on without its handle.
+
+    Copies carry their own attachment (``copy.deepcopy``, ``pickle``, ``torch.optim.swa_utils.AveragedModel``), and
+    this finds it. A wrapper (``DistributedDataParallel``, ``torch.compile``, ``AveragedModel``, or a module of your
+    own) has that of the model inside.
+
+    Args:
+        model: The module that a rule was attached to, a copy of it, or a module that contains one such.
+
+    Returns:
+        The attachment, also inside of its ``off()`` block; None if there is none.
+
+    Raises:
+        PointsError: ``model`` itself has none, and contains several.
+
+    Example:
+        >>> handle = attached(copy.deepcopy(model))
+    """
+    found = {name: handle for name, module in model.named_modules() if (handle := _on_root(module)) is not None}
+    if len(found) > 1 and "" not in found:
+        raise PointsError(
+            f"{type(model).__name__} contains several models with an attachment:\n{listing(found)}\nName one: "
+            f"attached(model.get_submodule({next(iter(found))!r}))."
+        )
+    return found.get("", next(iter(found.values()), None))
+
+
+_off: WeakKeyDictionary[nn.Module, "Attachment"] = WeakKeyDictionary()
+"""The attachments that are off, by model: these carry no hooks by which they could be found."""
+
+
+def _on_root(model: nn.Module) -> "Attachment | None":
+    """Return the attachment that was made for this very module."""
+    found = [owner for owner in owners(model) if owner.model is model]
+    return found[0] if found else _off.get(model)
 
 
 class Attachment(Hooks):
@@ -129,18 +179,22 @@ class Attachment(Hooks):
             structure,
         )
         self.rule = rule
+        self._title = f"{_names(rule)} on {type(model).__name__}"
         self.known: dict[str, Any] = {}  # what two_pass found out about forward passes
         self.carriers = [
-            Carrier(self, each.rule, layer)
+            Carrier(self, each.rule, layer, form)
             for each in assigned
             if isinstance(each.rule, TransportRule)
-            for layer in each.layers
+            for layer, form in each.layers.items()
         ]
-        # The first change of the model, when nothing is left that could be refused.
-        self._learned = self._store([each for each in assigned if each.rule.learns])
-        self._hooks = list(self._install()) if self.points else []
-        self._hooks += [hook for carrier in self.carriers for hook in carrier.install()]
         self._parameter_watch: ParameterWatch | None = None
+
+    def _put_on(self, learning: list[Assigned]) -> None:
+        """Change the model, now that nothing is left that could be refused."""
+        self._store(learning)
+        self._install()
+        for carrier in self.carriers:
+            self._cuts += carrier.install(self._installed)
         self._watch_parameters()
 
     def _watch_parameters(self) -> None:
@@ -159,7 +213,8 @@ class Attachment(Hooks):
                 )
             return False
 
-        self._parameter_watch = ParameterWatch(self.model, check)
+        self._parameter_watch = ParameterWatch(check)
+        self._parameter_watch.start(self.model)
 
     @property
     def output(self) -> str | None:
@@ -183,17 +238,16 @@ class Attachment(Hooks):
         """The module that holds the matrices which a rule learns; None if no rule does."""
         return self._learned
 
-    def _store(self, learning: list[Assigned]) -> LearnedFeedback | None:
+    def _store(self, learning: list[Assigned]) -> None:
         if not learning:
-            return None
+            return
         if hasattr(self.model, NAME):
             raise PointsError(
                 f"{type(self.model).__name__} has an attribute {NAME!r}, where {type(learning[0].rule).__name__} would "
                 "keep the matrices it learns. Rename it."
             )
-        store = LearnedFeedback()
-        self.model.add_module(NAME, store)
-        return store
+        self._learned = LearnedFeedback()
+        self.model.add_module(NAME, self._learned)
 
     def _learn(self, example: Any) -> None:
         """Run the example to know the shapes of what is learned at the points."""
@@ -288,12 +342,36 @@ class Attachment(Hooks):
 
     @contextmanager
     def off(self) -> Iterator[None]:
-        """Train by plain backpropagation inside the ``with`` block."""
-        before, self._on, self._began = self._on, False, True
+        """Train by plain backpropagation inside the ``with`` block.
+
+        The hooks are taken off the model for that time, so that it can also be exported, traced, scripted, or copied
+        without the rule. Blocks may be nested.
+        """
+        self._began = True
+        if torch.compiler.is_compiling() or not self._on:  # hooks cannot change while they are traced
+            before, self._on = self._on, False
+            try:
+                yield
+            finally:
+                self._on = before
+            return
+        self._on, _off[self.model] = False, self
+        methods = self._take_methods()
         try:
-            yield
+            with self._installed.paused():
+                yield
         finally:
-            self._on = before
+            _off.pop(self.model, None)
+            self._on = bool(self._installed)  # unless removed inside the block
+            if self._on:
+                self.model.__dict__.update(methods)
+
+    def _take_methods(self) -> dict[str, "ForwardMethod"]:
+        """Take off the methods that were registered as forward passes, and return them."""
+        methods = {name: value for name, value in vars(self.model).items() if isinstance(value, ForwardMethod)}
+        for name in methods:
+            del self.model.__dict__[name]
+        return methods
 
     @contextmanager
     def muted(self) -> Iterator[None]:
@@ -306,15 +384,14 @@ class Attachment(Hooks):
 
     def remove(self) -> None:
         """Take everything off the model, which is then bitwise what it was. Removing twice does no harm."""
-        for hook in self._hooks:
-            hook.remove()
+        self._installed.remove()
         if self._learned is not None and getattr(self.model, NAME, None) is self._learned:
             delattr(self.model, NAME)
-        for name in [name for name, value in vars(self.model).items() if isinstance(value, ForwardMethod)]:
-            del self.model.__dict__[name]
+        self._take_methods()
         if self._parameter_watch is not None:
             self._parameter_watch.remove()
-        self._hooks, self._cuts, self._on = [], [], False
+        self._cuts, self._on = [], False
+        _off.pop(self.model, None)
 
     def __repr__(self) -> str:
         return summary(self)

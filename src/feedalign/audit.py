@@ -14,6 +14,7 @@ from feedalign.audit_batch import measure
 from feedalign.audit_depth import Batch, Depth
 from feedalign.audit_trials import FEWEST, Optimizer, Trials, compare
 from feedalign.audit_words import findings
+from feedalign.checks import check_closure
 from feedalign.errors import SignalError
 from feedalign.summary import table
 
@@ -123,11 +124,8 @@ def _check(handle: Attachment, closures: list[Closure], steps: int, optimizer: O
         raise SignalError("The attachment is off or removed, so no signals are delivered. Audit while it is on.")
     if not closures:
         raise SignalError("audit expected at least one closure, found an empty list. Give one a batch.")
-    if strange := [each for each in closures if not callable(each)]:
-        raise SignalError(
-            f"closure expected a function that returns the loss, or a list of such, found {type(strange[0]).__name__}. "
-            "Write lambda: loss_fn(model(x), y)."
-        )
+    for closure in closures:
+        check_closure("audit", closure, ", or a list of such")
     if steps and steps < FEWEST:
         raise SignalError(f"steps expected 0 or at least {FEWEST} (the last quarter is compared), found {steps}.")
     if steps and (optimizer is None or isinstance(optimizer, torch.optim.Optimizer)):

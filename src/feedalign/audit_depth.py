@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from feedalign.alignment import Cosine, summed
+from feedalign.cosine import as_real
 
 ENOUGH = 8
 """Rows from which on a unit that never changes is called dead."""
@@ -82,9 +83,9 @@ class Rows:
     def add(self, activation: Tensor, signal: Tensor, truth: Tensor, has_error: Tensor) -> None:
         """Take in one run, tensors of the place's shape; ``has_error [N]`` says into how many rows they fall."""
         rows = len(has_error)
-        self.activations.append(activation.detach().reshape(rows, -1).double())
-        self.signals.append(signal.detach().reshape(rows, -1).double())
-        self.truths.append(truth.reshape(rows, -1).double())
+        self.activations.append(as_real(activation.detach()).reshape(rows, -1).double())
+        self.signals.append(as_real(signal.detach()).reshape(rows, -1).double())
+        self.truths.append(as_real(truth).reshape(rows, -1).double())
         self.having.append(has_error)
 
     def depth(self, name: str, descent: float, layer: bool, flattened: bool) -> Depth:

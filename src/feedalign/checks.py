@@ -17,6 +17,20 @@ from feedalign.rules import Rule
 from feedalign.tree import flatten
 
 
+def check_closure(of: str, closure: object, others: str = "") -> None:
+    """Raise unless ``closure`` is a function; the one named ``of`` calls it, and takes ``others`` too.
+
+    Raises:
+        SignalError: It is something else, such as a loss that was computed already.
+    """
+    if not callable(closure):
+        found = f"a tensor of shape {tuple(closure.shape)}" if isinstance(closure, Tensor) else type(closure).__name__
+        raise SignalError(
+            f"{of} expected a function that returns the loss{others}, found {found}. It runs the model itself: pass "
+            f"the function and not its result, {of}(handle, lambda: loss_fn(model(x), y))."
+        )
+
+
 def check_compiled(rules: Iterable[Rule]) -> None:
     """Raise if ``torch.compile`` is tracing a rule that it cannot take.
 

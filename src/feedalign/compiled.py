@@ -1,10 +1,32 @@
-"""What ``torch.compile`` compiled before a rule was attached, and would go on to run without the rule."""
+"""Other ways to run a model than calling it: what was compiled before a rule was attached, and what is exported."""
+
+from __future__ import annotations
 
 import warnings
+from typing import TYPE_CHECKING
 
 import torch
 
+from feedalign.errors import SignalError
 from feedalign.feedback.feedback import dense, kept
+
+if TYPE_CHECKING:
+    from feedalign.hooks import Hooks
+
+
+def check_exported(hooks: Hooks) -> None:
+    """Raise if the model is being exported or traced while a rule is on: the result would hold cuts and splices.
+
+    Raises:
+        SignalError: It is. ``torch.jit.script``, which runs nothing, is refused by :class:`feedalign.installed.Hook`.
+    """
+    traced = torch._C._get_tracing_state() is not None
+    if traced or torch.compiler.is_exporting():
+        raise SignalError(
+            f"{'torch.jit.trace' if traced else 'torch.export'} runs the model with an attachment that is on "
+            f"({hooks._title}), whose cuts and splices belong to training. Export the plain model, also to ONNX: write "
+            "`with handle.off():` around the call. feedalign.attached(model) returns the handle."
+        )
 
 
 def tell_hooks_apart() -> None:

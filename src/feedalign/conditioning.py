@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from feedalign.attach import Attachment
+from feedalign.checks import check_closure
 from feedalign.errors import SignalError
 from feedalign.observe import Observation, observe
 from feedalign.summary import table
@@ -101,6 +102,7 @@ def conditioning(handle: Attachment, closure: Callable[[], Tensor]) -> Condition
     References:
         Refinetti et al., *Align, then memorise*, ICML 2021 (alignment matrices).
     """
+    check_closure("conditioning", closure)
     if handle.planner is None:
         raise SignalError(
             f"conditioning expected a rule that broadcasts, such as DFA, found {handle.rule!r}: its weights do not "
@@ -135,7 +137,10 @@ def _correlations(
     arrivals = seen.recording.trained()
     deliveries = seen.recording.deliveries[handle.planner.number]
     for output, delivery in zip(seen.recording.outputs, deliveries, strict=True):
-        error = delivery.error(output.gradients(runs[output.run])).detach().double()
+        error = delivery.error(output.gradients(runs[output.run])).detach()
+        if error.is_complex():
+            raise SignalError("conditioning is defined for real errors, and the output is complex.")
+        error = error.double()
         errors.append(error)
         layouts = [layout for layout, trains in zip(delivery.layouts, delivery.trains, strict=True) if trains]
         below = [

@@ -27,10 +27,15 @@ def cosine(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
     return both / (first**0.5 * second**0.5) if first and second else float("nan")
 
 
+def as_real(tensor: Tensor) -> Tensor:
+    """Return a complex tensor as a real one, ``[..., 2]``: a cosine is that of real and imaginary parts."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
 def _products(pairs: Sequence[tuple[Tensor, Tensor]], least: torch.dtype) -> list[float]:
     """Return ``a b``, ``a a`` and ``b b``, each piece in ``least`` or the tensors' own type, their sum in float64."""
     totals: Tensor | None = None
-    for a, b in (_strided(*pair) for pair in pairs):
+    for a, b in (map(as_real, _strided(*pair)) for pair in pairs):
         dtype = torch.promote_types(a.dtype, least)
         for x, y in _pieces(a.detach().reshape(-1), b.detach().reshape(-1), PIECE, dtype):
             products = torch.stack([x @ y, x @ x, y @ y]).double()
@@ -55,7 +60,7 @@ def row_cosines(a: Tensor, b: Tensor, rows: int) -> Tensor:
         b: The other, of the same shape.
         rows: ``N``, into which the leading dimensions fall.
     """
-    a, b = (tensor.detach().reshape(rows, -1) for tensor in (a, b))
+    a, b = (as_real(tensor.detach()).reshape(rows, -1) for tensor in (a, b))
     at_once = max(1, PIECE // max(1, a.shape[1]))
     found = []
     for x, y in _pieces(a, b, at_once, torch.promote_types(a.dtype, torch.float32)):

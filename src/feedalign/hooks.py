@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from feedalign.backward import BackwardResult, compiled_pull, deliver
+from feedalign.backward_hooks import BackwardHooks, has_any
 from feedalign.checks import check_compiled, check_graph, check_output, output_itself, warn_of_bypass
-from feedalign.compiled import hint
+from feedalign.compiled import check_exported, hint
 from feedalign.delivery import Planner
 from feedalign.errors import PointsError, SignalError
 from feedalign.first import CheckingGates, FirstPass
 from feedalign.graph import nodes_below, trains
+from feedalign.installed import Installed
 from feedalign.learned import LearnedFeedback
 from feedalign.observe import Observation
 from feedalign.points import Point, candidates
@@ -48,6 +50,9 @@ class Hooks:
         structure: What is known of rows and of which output a point leads to.
     """
 
+    _title: str
+    """The rules and the model in a few words, for messages."""
+
     def __init__(
         self, model: nn.Module, points: list[Point], taps: list[Tap], planners: list[Planner],
         planner_of: dict[str, int], structure: Structure,
@@ -76,7 +81,9 @@ class Hooks:
         self._result: BackwardResult | None = None  # of the last backward pass, until the next forward pass
         self._norms: Last | None = None
         self._asked = False  # whether anybody reads `last`
-        self._cuts: list[RemovableHandle] = []  # the hooks at the points' outputs, which are also among all
+        self._installed = Installed()
+        self._of_user = BackwardHooks(self)
+        self._cuts: list[RemovableHandle] = []  # the hooks that have to be the last of their module
         self._plain = {
             point: Arriving(str(point), planner_of.get(str(point), -1), _own(model, point)) for point in points
         }
@@ -102,32 +109,40 @@ class Hooks:
             self._norms = Last(self._result.error_norm, self._result.norms())
             self._result = None
 
-    def _install(self) -> Iterator[RemovableHandle]:
-        """Put the hooks on the model; yield each as soon as it is there."""
-        yield self.model.register_forward_pre_hook(self._start, with_kwargs=True)
+    def _install(self) -> None:
+        hooks = self._installed
+        if not self.points:  # nothing is cut: the hook makes the attachment known, and refuses an export
+            hooks.before(self.model, "", self._enter)
+            return
+        hooks.before(self.model, "", self._start, with_kwargs=True)
         for point in self.points:
             module = self.model.get_submodule(point.module)
             if point.at_input:
-                yield module.register_forward_pre_hook(partial(self._at_input, point))
+                hooks.before(module, point.module, partial(self._at_input, point))
             else:
-                self._cuts.append(module.register_forward_hook(partial(self._at_point, point)))
-                yield self._cuts[-1]
-        yield from self._install_taps()
-        yield self.model.register_forward_hook(self._finish)
+                self._cuts.append(hooks.behind(module, point.module, partial(self._at_point, point)))
+        self._install_taps()
+        hooks.behind(self.model, "", self._finish)
         # Also after a forward pass that raised, so that it leaves no points behind.
-        yield self.model.register_forward_hook(self._clear, always_call=True)
+        hooks.behind(self.model, "", self._clear, always_call=True)
 
-    def _install_taps(self) -> Iterator[RemovableHandle]:
+    def _install_taps(self) -> None:
         for number, tap in enumerate(self._taps):
             if tap.module is not None:
                 module = self.model.get_submodule(tap.module)
-                yield module.register_forward_hook(partial(self._at_tap, number))
+                self._installed.behind(module, tap.module, partial(self._at_tap, number))
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        check_exported(self)
+        if not torch.compiler.is_compiling():
+            self._cut_last()
 
     def _start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self._method:
             self._begin(args, kwargs)
 
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        check_exported(self)
         if self._stage is not None:
             self._stage.start(args, kwargs)
             return
@@ -153,6 +168,9 @@ class Hooks:
                 self._begin_first(args, kwargs)
         if not torch.compiler.is_compiling():
             self._cut_last()
+            training = self._recording is not None and self._observation is None
+            if training and (self._first is not None or not self._of_user.searched):
+                self._of_user.search()
 
     def _begin_first(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keep the graph whole in the first forward pass, to find out how the model's tensors hang together."""
@@ -182,6 +200,8 @@ class Hooks:
     def _at_point(self, point: Point, module: nn.Module, args: Any, output: Any) -> Any:
         if not self._cuts_now(point):
             return None
+        if has_any(module) and self._observation is None:
+            self._of_user.cut(point.module)
         if not self._proven and self._recording is not None and str(point) in self._planner_of:
             check_graph(point, module, output, self.points)
         return self._cut(point, output)
@@ -190,7 +210,9 @@ class Hooks:
         if not self._cuts_now(point):
             return None
         if not args:
-            raise PointsError(f"Point '{point}' expected {module!r} to be called with a positional input.")
+            raise PointsError(f"Point '{point}' expected {point.module!r} to be called with a positional input.")
+        if has_any(module):
+            self._of_user.without_input(point.module)
         return (self._cut(point, args[0]), *args[1:])
 
     def _at_tap(self, number: int, module: nn.Module, args: Any, output: Any) -> Any:
@@ -345,6 +367,7 @@ class Hooks:
 
     def _drop_pass(self) -> None:
         self._recording, self._collector = None, None
+        self._of_user.stop()
         if self._first is not None:
             self._first.forget()
             self._first = None
@@ -488,12 +511,10 @@ class Hooks:
     def _run_again(self, first: FirstPass) -> Any:
         """Run the forward pass again, with the error taken where the loss inside the model is computed from."""
         self._taps = first.taps
-        self._hooks.extend(self._install_taps())
+        self._install_taps()
         with first.as_it_began() as (args, kwargs):
             self._first, self._recording = None, None
             return self._call(*args, **kwargs)
-
-    _hooks: list[RemovableHandle]
 
     def _watch(self, output: Any, recording: Recording) -> None:
         def check() -> None:
@@ -544,6 +565,11 @@ class Hooks:
     ) -> list[Tensor | None]:
         """Run the forward pass again with tangents that ``inject`` puts in at ``places``; return what comes out."""
         assert recording.inputs is not None  # a rule that asks for it says `replays`
+        if not self._on:
+            raise SignalError(
+                "The rule runs the forward pass again in the backward pass, and the attachment is off or removed. Call "
+                "backward() before the end of the attachment, and outside of `with handle.off():`."
+            )
         replay = Replay(lambda number, arrived: inject(places[number], arrived) if number in places else arrived)
         with again(self.model, recording.inputs), forward_mode(self.model), self.staged(replay):
             assert recording.call is not None

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from feedalign.cosine import as_real
 from feedalign.watch import in_transform
 
 NAME = "feedalign"
@@ -72,7 +73,7 @@ class LearnedFeedback(nn.Module):
 
 
 def _sum(matrix: Tensor) -> float:
-    return float(matrix.detach().double().sum())
+    return float(as_real(matrix.detach()).double().sum())
 
 
 def _stored(name: str) -> str:

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from feedalign.double_backward import check_nested, guarded
 from feedalign.errors import SignalError
 from feedalign.tree import flatten, is_floating
+from feedalign.watch import in_transform
 
 Pull = Callable[[Any], Sequence[Tensor | None]]
 
@@ -19,18 +21,32 @@ class _Splice(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(pull: Callable[..., Sequence[Tensor | None]], count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        pull: Callable[..., Sequence[Tensor | None]], functional: bool, count: int, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
         return tuple(tensor.detach() for tensor in tensors[:count])
 
     @staticmethod
     def setup_context(ctx: FunctionCtx, inputs: tuple[Any, ...], output: Any) -> None:
         # `pull` and not the tensors: nothing is kept alive between forward and backward.
-        ctx.pull = inputs[0]  # type: ignore[attr-defined]
+        ctx.pull, ctx.functional = inputs[:2]  # type: ignore[attr-defined]
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, *errors: Tensor | None) -> tuple[Any, ...]:
-        return (None, None, *errors, *ctx.pull(errors))
+        signals = ctx.pull(errors)
+        if torch.is_grad_enabled():
+            return (None, None, None, *_guarded(ctx, errors, signals, ctx.functional))
+        return (None, None, None, *errors, *signals)
+
+
+def _guarded(
+    ctx: Any, errors: tuple[Tensor | None, ...], signals: Sequence[Tensor | None], functional: bool = False
+) -> tuple[Tensor | None, ...]:
+    """Return what a backward pass with ``create_graph=True`` hands down: not every derivative of it is right."""
+    if torch.compiler.is_compiling():
+        return (*errors, *signals)
+    return guarded([node for node, _ in ctx.next_functions[len(errors) :]], errors, signals, functional)
 
 
 def splice(output: Any, points: Sequence[Tensor], pull: Pull) -> Any:
@@ -64,8 +80,10 @@ def splice(output: Any, points: Sequence[Tensor], pull: Pull) -> Any:
         ``output`` with the same values and structure, to be returned in its place.
 
     Raises:
-        SignalError: ``output`` holds no floating-point tensor, so no error could ever arrive; or, in the
-            backward pass, ``pull`` returned signals that do not fit the points.
+        SignalError: ``output`` holds no floating-point tensor, so no error could ever arrive; or one gradient of
+            ``torch.func`` is taken inside of another; or, in the
+            backward pass, ``pull`` returned signals that do not fit the points; or, in a second backward pass through
+            the gradients of the first (``create_graph=True``), what lies below the points would get a gradient.
 
     References:
         Nøkland, *Direct Feedback Alignment Provides Learning in Deep Neural Networks*, NeurIPS 2016.
@@ -89,7 +107,10 @@ def splice(output: Any, points: Sequence[Tensor], pull: Pull) -> Any:
         return signals
 
     carriers = [leaves[place] for place in places]
-    spliced = _Splice.apply(pull_leaves, len(places), *carriers, *points)  # type: ignore[no-untyped-call]
+    functional = not torch.compiler.is_compiling() and in_transform()
+    if functional:
+        check_nested()
+    spliced = _Splice.apply(pull_leaves, functional, len(places), *carriers, *points)  # type: ignore[no-untyped-call]
     for place, tensor in zip(places, spliced, strict=True):
         leaves[place] = tensor
     return rebuild(leaves)
@@ -105,7 +126,8 @@ class _Collect(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        return (None, *ctx.pull())
+        signals = ctx.pull()
+        return (None, *_guarded(ctx, (), signals)) if torch.is_grad_enabled() else (None, *signals)
 
 
 class _Part(torch.autograd.Function):
@@ -121,6 +143,8 @@ class _Part(torch.autograd.Function):
     def backward(ctx: Any, *errors: Tensor | None) -> tuple[Any, ...]:
         ctx.keep(errors)
         like = next(error for error in errors if error is not None)
+        if torch.is_grad_enabled():
+            errors = _guarded(ctx, errors, ())
         return (None, None, *errors, *(like.new_zeros((), dtype=torch.float32) for _ in range(ctx.tokens)))
 
 

@@ -63,7 +63,7 @@ def _row(planner: Planner, key: str, tap: str) -> tuple[str, ...]:
 
 def _layer_rows(attachment: Attachment) -> list[tuple[str, ...]]:
     return [
-        (weight.name, str(list(carrier.module.get_parameter(key).shape)), weight.rule.carries)
+        (weight.name, "?" if (shape := carrier.shape(key)) is None else str(list(shape)), weight.rule.carries)
         for carrier in attachment.carriers
         for key, weight in carrier.weights.items()
     ]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from feedalign.advice import around
 from feedalign.attach import Attachment
+from feedalign.checks import check_closure
 from feedalign.errors import SignalError, listing
 from feedalign.passes import HALF, Choice, First, Only, Second
 from feedalign.recording import Recording
@@ -54,6 +55,7 @@ def two_pass(
         >>> loss = two_pass(handle, lambda: loss_fn(model(x), y))
         >>> optimizer.step()
     """
+    check_closure("two_pass", closure)
     _check(handle, optimizer)
     with torch.compiler.set_stance("force_eager"):  # what happens at the points cannot be traced
         return Step(handle, optimizer).run(closure)

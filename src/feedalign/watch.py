@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
+from torch.utils.hooks import RemovableHandle
 
 
 def in_backward() -> bool:
@@ -16,6 +17,12 @@ def in_backward() -> bool:
 def in_transform() -> bool:
     """Return whether this runs inside ``torch.func.grad``, ``vmap`` and the like, on tensors of that transform."""
     return torch._C._functorch.maybe_current_level() is not None
+
+
+def in_nested_gradient() -> bool:
+    """Return whether this runs inside ``torch.func.grad`` (or ``vjp``, ``jacrev``) that is itself differentiated."""
+    stack = torch._C._functorch.get_interpreter_stack() or []
+    return sum(level.key() == torch._C._functorch.TransformType.Grad for level in stack) > 1
 
 
 def watch(returned: Iterable[Tensor], expected: set[Node], check: Callable[[], None]) -> None:
@@ -44,13 +51,18 @@ class ParameterWatch:
     """Calls ``check`` when a first gradient arrives at any parameter of a model, and then watches no more.
 
     Args:
-        model: The model.
         check: Returns whether to go on watching; may raise.
     """
 
-    def __init__(self, model: nn.Module, check: Callable[[], bool]) -> None:
+    def __init__(self, check: Callable[[], bool]) -> None:
         self._check = check
-        self._hooks = [p.register_hook(self._arrived) for p in model.parameters() if p.requires_grad]  # type: ignore[no-untyped-call]
+        self._hooks: list[RemovableHandle] = []
+
+    def start(self, model: nn.Module) -> None:
+        """Put hooks on the parameters of a model."""
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                self._hooks.append(parameter.register_hook(self._arrived))  # type: ignore[no-untyped-call]
 
     def _arrived(self, gradient: Tensor) -> None:
         if self._hooks and not in_transform() and not self._check():

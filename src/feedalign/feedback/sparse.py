@@ -49,12 +49,14 @@ class Sparse(Feedback):
         drawn = [self._entries(rows, columns, seeded(seed, key, rows, columns)) for key, columns, _ in parts]
         places = torch.cat([places for places, _ in drawn])
         entries = torch.cat([entries * part[2] for (_, entries), part in zip(drawn, parts, strict=True)])
-        return places.to(device), entries.to(device=device, dtype=dtype)
+        return places.to(device), entries.to(device=device, dtype=dtype.to_real())
 
     def product(self, error: Tensor, parts: Parts, kept: Kept) -> Tensor:
         """Return ``error [N, C]`` times the scaled matrices side by side, ``[N, sum of columns]``."""
         places, entries = kept
         rows = error.shape[1]
+        if error.is_complex():  # the entries are real: real and imaginary parts are rows of their own
+            return torch.complex(*self.product(torch.cat([error.real, error.imag]), parts, kept).chunk(2))
         return linear(error, lambda e: _gather(e, places, entries), lambda s: _scatter(s, places, entries, rows))
 
     def _entries(self, rows: int, columns: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,9 @@ class DKP(BroadcastRule):
     r"""DFA whose matrices learn: :math:`\delta h_i = e B_i`, and :math:`B_i` descends :math:`e^T h_i`.
 
     At the last point that is the gradient of the last layer's own weight, so with weight decay the two become equal
-    (Kolen & Pollack). At lower points it makes :math:`B_i` a direct regression from :math:`h_i` to the error.
+    (Kolen & Pollack). At lower points it makes :math:`B_i` a direct regression from :math:`h_i` to the error. (Of a
+    complex error the conjugate is taken there, and the matrix becomes the conjugate of the weight, which carries the
+    true gradient.)
 
     The matrices are parameters of the model: attach before you make the optimiser, with ``example=``.
 
@@ -34,4 +36,4 @@ class DKP(BroadcastRule):
 
     def lessons(self, sent: Broadcast) -> Sequence[Tensor]:
         """Return ``e^T h_i`` for every point."""
-        return [sent.error.T @ activation for activation in sent.activations]
+        return [sent.error.mH @ activation for activation in sent.activations]

@@ -9,6 +9,6 @@ for the way back is exchanged: where it kept the weight, it finds the rule's mat
 """
 
 from feedalign.transport.carrier import Carrier
-from feedalign.transport.layers import layers
+from feedalign.transport.layers import Form, layers
 
-__all__ = ["Carrier", "layers"]
+__all__ = ["Carrier", "Form", "layers"]

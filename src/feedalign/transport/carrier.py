@@ -5,15 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
+from feedalign.backward_hooks import has_any
 from feedalign.checks import check_compiled
 from feedalign.errors import PointsError, SignalError
+from feedalign.installed import Installed
 from feedalign.learned import LearnedFeedback
 from feedalign.rules import TransportRule
 from feedalign.splice import Pull, splice
 from feedalign.transport.exchange import Exchange
-from feedalign.transport.layers import FUSED
+from feedalign.transport.layers import Form, unshaped
 from feedalign.transport.products import adjoint, weight_gradient
 from feedalign.transport.weight import Weight
 from feedalign.tree import flatten, is_floating
@@ -23,43 +26,64 @@ if TYPE_CHECKING:
 
 
 class Carrier:
-    """The hooks on one layer."""
+    """The hooks on one layer.
 
-    def __init__(self, attachment: "Attachment", rule: TransportRule, name: str) -> None:
+    The weight of a layer that is one product may be computed in every forward pass from other parameters: a
+    parametrisation, or a hook of the older weight and spectral norm. The rule sees the one that the layer used, which
+    is not computed again (spectral norm would go on by another step of its power iteration).
+    """
+
+    def __init__(self, attachment: "Attachment", rule: TransportRule, name: str, form: Form) -> None:
         self.attachment = attachment
         self.name = name
         self.module = attachment.model.get_submodule(name)
-        own = [key for key, parameter in self.module.named_parameters() if parameter.dim() > 1]
-        if isinstance(self.module, FUSED) and rule.follows:
+        self.form = form
+        if form is Form.FUSED and rule.follows:
             raise PointsError(
                 f"{type(rule).__name__} needs the gradient of each weight by itself, and {type(self.module).__name__} "
                 f"{name!r} forms it inside. Leave it out with points=, or build it from nn.Linear layers."
             )
+        own = [key for key, parameter in self.module.named_parameters() if form is Form.FUSED and parameter.dim() > 1]
         self.rule = rule
-        self.weights = {key: Weight(rule, f"{name}.{key}" if name else key) for key in own}
+        self.weights = {key: Weight(rule, f"{name}.{key}" if name else key) for key in own or ["weight"]}
         self._fed = False  # whether its input ever needed a gradient
         self._entered: list[Any] = []
+        self._computed: Tensor | None = None  # what a parametrisation returned for the weight, in a forward pass
+        self._shape: torch.Size | None = None  # of such a weight
+        self._example: Tensor | None = None  # the weight as the example met it, until learning starts
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_entered": []}
+        return {**self.__dict__, "_entered": [], "_computed": None}
 
-    def install(self) -> list[RemovableHandle]:
-        """Put the hooks on the layer."""
-        if isinstance(self.module, FUSED):
-            return [
-                self.module.register_forward_pre_hook(self._exchange),
-                self.module.register_forward_hook(self._exchanged, always_call=True),
-            ]
-        return [
-            self.module.register_forward_pre_hook(self._enter),
-            self.module.register_forward_hook(self._leave),
-        ]
+    def install(self, hooks: Installed) -> list[RemovableHandle]:
+        """Put the hooks on the layer; return those that have to be the last of their kind on it."""
+        if self.form is Form.FUSED:
+            hooks.before(self.module, self.name, self._exchange)
+            hooks.behind(self.module, self.name, self._exchanged, always_call=True)
+            return []
+        if parametrize.is_parametrized(self.module, "weight"):
+            computing = self.module.get_submodule("parametrizations.weight")
+            hooks.behind(computing, f"{self.name}.parametrizations.weight", self._compute)
+        # The input is cut and the output spliced next to the layer's own forward, inside of all other hooks.
+        hooks.behind(self.module, self.name, self._leave, prepend=True)
+        return [hooks.before(self.module, self.name, self._enter)]
 
     def start(self, store: LearnedFeedback) -> None:
         """Begin to learn, after a forward pass has shown whether anything below the layer wants a gradient."""
-        if self.rule.learns and (self._fed or isinstance(self.module, FUSED)):
-            for key, weight in self.weights.items():
-                weight.start(store, self.module.get_parameter(key))
+        example, self._example = self._example, None
+        if not self.rule.learns or not (self._fed or self.form is Form.FUSED):
+            return
+        for key, weight in self.weights.items():
+            value = self.module.get_parameter(key) if self.form is Form.FUSED else example
+            assert value is not None  # the layer has run on the example
+            weight.start(store, value)
+
+    def shape(self, key: str) -> torch.Size | None:
+        """Return the shape of a weight; None if no forward pass has shown it yet."""
+        if self.form is Form.FUSED:
+            return self.module.get_parameter(key).shape
+        parameter = self.module._parameters.get(key)
+        return self._shape if parameter is None or unshaped(parameter) else parameter.shape
 
     @property
     def on(self) -> bool:
@@ -75,29 +99,52 @@ class Carrier:
         check_compiled([self.rule])
         if not args:
             raise PointsError(f"Layer {self.name!r} expected a positional input, as in layer(x).")
+        if has_any(module) and isinstance(args[0], Tensor) and args[0].requires_grad:
+            self.attachment._of_user.without_input(self.name)
         self._entered.append(args[0])
         return (args[0].detach(), *args[1:])
+
+    def _compute(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        if self._entered:
+            self._computed = output
+
+    def _weight(self) -> Tensor:
+        """Return the weight that the layer has just used, ``[out, in]`` or that of a convolution."""
+        computed, self._computed = self._computed, None
+        value: Any = self.module._parameters.get("weight") if computed is None else computed
+        if value is None:
+            if parametrize.is_parametrized(self.module, "weight") and not parametrize._cache_enabled:
+                raise SignalError(
+                    f"The weight of layer {self.name!r} was parametrised after attach(). Parametrise it, then attach."
+                )
+            # An attribute that an older norm has set for this forward pass, or what parametrize.cached() holds.
+            value = self.module.weight
+        assert isinstance(value, Tensor)
+        if self._shape is None and not isinstance(value, nn.Parameter):
+            self._shape = value.shape
+        return value.T if self.form is Form.TRANSPOSED else value
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Any:
         if not self._entered:
             return None
         uncut: Tensor = self._entered.pop()
+        value = self._weight()
         (weight,) = self.weights.values()
         learned, below = weight.learned, uncut.requires_grad
         self._fed = self._fed or below
+        if self.rule.learns and self.attachment._observation is not None:
+            self._example = value.detach()
         if below and self.rule.learns and learned is None and self.attachment._observation is None:
             raise SignalError(
                 f"The input of layer {self.name!r} needs a gradient, and did not when the model ran on example=, so "
                 "no feedback is learned for it. Attach with an example like the training batches, nothing frozen."
             )
         ends = [uncut] * below + ([] if learned is None else [learned])
-        spliced: Tensor = splice(output, ends, self._pull(weight, uncut, learned)) if ends else output
+        spliced: Tensor = splice(output, ends, self._pull(weight, value, uncut, learned)) if ends else output
         self._observe(spliced)
         return spliced
 
-    def _pull(self, weight: Weight, uncut: Tensor, learned: Tensor | None) -> Pull:
-        value = self.module.weight
-        assert isinstance(value, Tensor)
+    def _pull(self, weight: Weight, value: Tensor, uncut: Tensor, learned: Tensor | None) -> Pull:
         shape, dtype, below = uncut.shape, uncut.dtype, uncut.requires_grad
         # The activations are kept where the lesson needs them; autograd keeps the same ones for the weight.
         seen = uncut.detach() if weight.rule.follows and below else None

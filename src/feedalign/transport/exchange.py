@@ -5,6 +5,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from feedalign.double_backward import MESSAGE
+from feedalign.errors import SignalError
+from feedalign.watch import in_backward
+
 if TYPE_CHECKING:
     from feedalign.transport.carrier import Carrier
 
@@ -38,6 +42,8 @@ class Exchange:
     def _unpack(self, packed: "Tensor | _Place") -> Tensor:
         if isinstance(packed, Tensor):
             return packed
+        if torch.is_grad_enabled() and in_backward():
+            raise SignalError(MESSAGE)
         value, weight = self._values[packed.key], self._carrier.weights[packed.key]
         true = self._observation is not None and self._observation.open
         matrix = value.detach() if true else weight.matrix(value, weight.learned)
