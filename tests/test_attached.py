@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -361,7 +362,7 @@ WAYS: dict[str, Callable[[nn.Module], Callable[[Tensor], Tensor]]] = {
     # PyTorch scripts no parametrised module.
     [(name, way) for name in RULES for way in WAYS if (name, way) != ("parametrised", "script")],
 )
-def test_exports_are_refused_while_on_and_right_while_off(name: str, way: str) -> None:
+def test_exports_are_refused_while_on_and_right_while_off(name: str, way: str, tmp_path: Path) -> None:
     model = net(name)
     expected = model(X)
     handle = attach(name, model)
@@ -373,7 +374,7 @@ def test_exports_are_refused_while_on_and_right_while_off(name: str, way: str) -
         torch.testing.assert_close(exported(X), expected)
     torch.testing.assert_close(exported(X), expected)
     if way in ("trace", "script"):
-        exported.save(io.BytesIO())
+        exported.save(str(tmp_path / "exported.pt"))
     assert_same(gradients(model, (X,)), gradients(attach(name, net(name)).model, (X,)))
 
 
@@ -389,12 +390,12 @@ def test_exports_of_a_model_around_it(way: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_onnx_is_refused_while_on() -> None:
+def test_onnx_is_refused_while_on(tmp_path: Path) -> None:
     """The exporter by way of jit.trace runs the model before it looks for the onnx package."""
     model = net()
     attach("dfa", model)
     with pytest.raises(fa.SignalError, match=r"also to ONNX: write `with handle\.off\(\):`"):
-        torch.onnx.export(model, (X,), io.BytesIO(), dynamo=False)
+        torch.onnx.export(model, (X,), str(tmp_path / "model.onnx"), dynamo=False)
 
 
 def test_hooks_have_no_name_for_other_tools_either() -> None:
