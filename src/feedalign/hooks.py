@@ -1,5 +1,6 @@
 """The hooks that cut at the points and splice the output to them, and what they remember in a forward pass."""
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -78,9 +79,9 @@ class Hooks:
         self._stage: Stage | None = None  # a forward pass of another kind is under way
         self._first: FirstPass | None = None  # what the first forward pass finds out
         self._collector: Collector | None = None
+        self._closed: weakref.ref[CheckingGates] | None = None  # those of the last forward pass that had any
         self._result: BackwardResult | None = None  # of the last backward pass, until the next forward pass
         self._norms: Last | None = None
-        self._asked = False  # whether anybody reads `last`
         self._installed = Installed()
         self._of_user = BackwardHooks(self)
         self._cuts: list[RemovableHandle] = []  # the hooks that have to be the last of their module
@@ -91,8 +92,8 @@ class Hooks:
     @property
     def last(self) -> Last | None:
         """Norms of what the last backward pass carried; ``None`` before the first one."""
-        self._asked = True
-        self._keep_norms()
+        if self._result is not None:
+            self._norms, self._result = Last(self._result.error_norm, self._result.norms()), None
         return self._norms
 
     @last.setter
@@ -103,11 +104,6 @@ class Hooks:
     def error_width(self) -> int | None:
         """Width of the error; ``None`` before the first forward pass."""
         return next((planner.error_width for planner in self.planners if planner.error_width is not None), None)
-
-    def _keep_norms(self) -> None:
-        if self._result is not None:
-            self._norms = Last(self._result.error_norm, self._result.norms())
-            self._result = None
 
     def _install(self) -> None:
         hooks = self._installed
@@ -147,10 +143,6 @@ class Hooks:
             self._stage.start(args, kwargs)
             return
         self._recording = None
-        if self._result is not None:
-            if self._asked:
-                self._keep_norms()
-            self._result = None
         if self._on and torch.is_grad_enabled():
             self._began = True
             rules = [planner.rule for planner in self.planners]
@@ -359,6 +351,7 @@ class Hooks:
             if any(planner.rule.delivers for planner in self.planners):
                 self._first.check_reached(recording)
             self._first.close(recording, [self._called(tap) for tap in self._taps])
+            self._closed = weakref.ref(self._first.gates)
             self._first = None
 
     def _clear(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -440,7 +433,10 @@ class Hooks:
         """Return what the next block reads of a tensor that leaves a point."""
         recording = self._recording
         if recording is None or (self._first is not None and self._first.probing):
-            return tensor.detach()
+            # A checkpointed block runs again in a backward pass: the same operations, and nothing is recorded.
+            gates = self._first.gates if self._first is not None else self._closed() if self._closed else None
+            again = gates is not None and (self._first is not None or gates.reruns())
+            return gates.gate(-1, tensor) if gates is not None and again else tensor.detach()
         if recording.gates is None:
             if arriving is not None:
                 recording.add(arriving, tensor, tensor.requires_grad)
@@ -543,7 +539,7 @@ class Hooks:
             return [None] * (sum(arrival.trains for arrival in recording.arrivals) + learned)
         result = deliver(self.planners, recording, run, gradients, self.push)
         recording.delivered = self._proven = True
-        if isinstance(recording.gates, CheckingGates) and recording.gates.checking and not recording.ran:
+        if isinstance(recording.gates, CheckingGates) and not recording.ran:
             tensors = [*recording.gates.tapped[run], *recording.gates.points]
             recording.gates.expect(tensors, [*gradients, *result.signals])
         if not in_transform():  # whose tensors mean nothing outside of it
