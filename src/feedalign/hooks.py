@@ -229,12 +229,8 @@ class Hooks:
         if not recording.tensors and recording.gates is None:
             return None
         self._record_run(recording, number, tensors)
-        if recording.gates is not None:
-            recording.tapped[-1].extend(tensors)
         if self._observation is not None:
-            if len(self._taps) == 1 or number == 0:
-                self._observation.outputs.append([])
-            self._observation.outputs[-1].extend(tensors)
+            self._observation.outputs = recording.tapped
             return output
         if not recording.tensors:
             return None
@@ -252,23 +248,19 @@ class Hooks:
         facts = tuple(Facts(tensor.shape, tensor.dtype, tensor.device) for tensor in tensors)
         if len(self._taps) == 1:
             recording.runs.append(Run(facts, len(recording.arrivals)))
-            recording.tapped.append([])
+            recording.tapped.append(tensors if recording.gates is not None else [])
             return
         if number in recording.ran:
             raise SignalError(
                 f"{self._called(self._taps[number])} ran twice in one forward pass, which is not supported where "
                 "output= names several. Name the one whose error counts."
             )
-        if recording.ran and number < max(recording.ran):
-            raise SignalError(
-                f"The outputs ran in another order than the modules have: {self._called(self._taps[number])} after "
-                f"{self._called(self._taps[max(recording.ran)])}. Name one output, or fields of the return value."
-            )
-        recording.ran[number] = len(tensors)
-        before = recording.runs.pop().tensors if recording.runs else ()
-        recording.runs.append(Run((*before, *facts), len(recording.arrivals)))
-        if not recording.tapped:
-            recording.tapped.append([])
+        recording.ran[number] = facts
+        recording.parts[number] = tensors if recording.gates is not None else []
+        numbers = sorted(recording.ran)  # whatever the order in which they ran
+        together = tuple(each for i in numbers for each in recording.ran[i])
+        recording.runs = [Run(together, len(recording.arrivals))]
+        recording.tapped = [[tensor for i in numbers for tensor in recording.parts[i]]]
 
     def _splice(self, recording: Recording, number: int, tensors: list[Tensor]) -> list[Tensor]:
         # What the rules learn gets its gradients in the same backward pass, like any parameter.
@@ -285,7 +277,7 @@ class Hooks:
         first = start == 0
         learned = [m for planner in self.planners for m in planner.learned().values()] if first else []
         pull = partial(self._pull_part, recording, start, recording.spliced, first)
-        self._collector.sizes = [recording.ran.get(i, 0) for i in range(len(self._taps))]
+        self._collector.sizes = [len(recording.ran.get(i, ())) for i in range(len(self._taps))]
         note = partial(self._expect, recording, tensors if recording.gates is not None else [])
         return self._collector.splice(number, tensors, [*recording.tensors[start:], *learned], pull, note)
 
@@ -332,13 +324,14 @@ class Hooks:
             )
         if not torch.compiler.is_compiling():
             self._plan(output, recording)
-        recording.tensors, recording.nodes, recording.ends, recording.tapped = [], set(), {}, []
+        recording.tensors, recording.nodes, recording.ends = [], set(), {}
+        recording.tapped, recording.parts = [], {}
         return output
 
     def _plan(self, output: Any, recording: Recording) -> None:
         if recording.ran:
             each = sorted(recording.ran.items())
-            self.structure.taps = tuple(self._taps[n].module or "" for n, count in each for _ in range(count))
+            self.structure.taps = tuple(self._taps[n].module or "" for n, facts in each for _ in facts)
         if recording.gates is not None and not self.structure.settled:
             self.structure.learn(recording, self.model)
         recording.outputs = self.structure.outputs(recording, self.error_width)
@@ -350,7 +343,7 @@ class Hooks:
         if self._first is not None:
             if any(planner.rule.delivers for planner in self.planners):
                 self._first.check_reached(recording)
-            self._first.close(recording, [self._called(tap) for tap in self._taps])
+            self._first.close(recording, self._all_called())
             self._closed = weakref.ref(self._first.gates)
             self._first = None
 
@@ -371,6 +364,11 @@ class Hooks:
         if tap.module is None:
             return f"The model's return value{': ' + str(tap) if tap.paths else ''}"
         return f"The output {str(tap)!r}"
+
+    def _all_called(self) -> list[str]:
+        """Return what the outputs are called in the middle of a sentence."""
+        names = [self._called(tap) for tap in self._taps]
+        return [name[0].lower() + name[1:] for name in names]
 
     @property
     def _squeezed(self) -> bool:
@@ -514,11 +512,11 @@ class Hooks:
 
     def _watch(self, output: Any, recording: Recording) -> None:
         def check() -> None:
-            if not recording.delivered:
-                names = " and ".join(self._called(tap) for tap in self._taps)
+            asking = isinstance(recording.gates, CheckingGates) and recording.gates.nested
+            if not recording.delivered and not asking:
                 raise SignalError(
-                    f"A backward pass went through the model, but no error reached {names[0].lower() + names[1:]}, so "
-                    "its points would have learned nothing. Name the module whose output the loss is computed from. "
+                    f"A backward pass went through the model, but no error reached {' and '.join(self._all_called())}, "
+                    "so its points would have learned nothing. Name the module whose output the loss is computed from. "
                     f"{candidates(self.model)}"
                 )
 
