@@ -60,7 +60,7 @@ def test_output_that_runs_but_never_receives_an_error() -> None:
 
     model = Net(use)
     fa.attach(model, fa.DFA(), "body", "side")
-    with pytest.raises(fa.SignalError, match=r"no error reached The output 'side', so its points would have learned"):
+    with pytest.raises(fa.SignalError, match=r"no error reached the output 'side', so its points would have learned"):
         model(torch.randn(3, 4))[0].sum().backward()
     # Either output may lead there: an error that arrives at the second is in order.
     first, second = model(torch.randn(3, 4))

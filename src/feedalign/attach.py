@@ -397,7 +397,17 @@ class Attachment(Hooks):
         return summary(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("_parameter_watch", "_recording", "_observation", "_stage", "_first", "_collector", "_result", "_norms")
+        kept = (
+            "_parameter_watch",
+            "_closed",
+            "_recording",
+            "_observation",
+            "_stage",
+            "_first",
+            "_collector",
+            "_result",
+            "_norms",
+        )
         return {**self.__dict__, **dict.fromkeys(kept), "known": {}}
 
 

@@ -7,11 +7,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from feedalign.delivery import Delivery, Planner
+from feedalign.delivery import Delivery, Measured, Planner
 from feedalign.errors import SignalError
 from feedalign.recording import Output, Recording
 from feedalign.rules import Broadcast, Inject
 from feedalign.structure import Structure
+from feedalign.watch import in_transform
 
 Push = Callable[[Recording, int, Output, dict[int, int], Inject], list[Tensor | None]]
 
@@ -26,7 +27,8 @@ class BackwardResult:
     """One per arrival that trains, in its shape; ``None`` where it belongs to another output."""
     feedback_grads: list[Tensor | None]
     """The gradient of every matrix that is learned; ``None`` where its point belongs to another output."""
-    made: list[tuple[Delivery, Sequence[Tensor]]]
+    made: list[tuple[Delivery, list[Measured]]]
+    """Per error and rule, the norm of the signal of each point."""
 
     def norms(self) -> dict[str, Tensor]:
         """Return the norm of the signal that each point receives, by name."""
@@ -52,7 +54,7 @@ def deliver(
     Raises:
         SignalError: An error has come that a point hears and that cannot be matched to it.
     """
-    made: list[tuple[Delivery, Sequence[Tensor]]] = []
+    made: list[tuple[Delivery, list[Measured]]] = []
     found: list[list[Tensor | None]] = []
     grads: dict[tuple[int, str], Tensor] = {}
     norm: Tensor | None = None
@@ -71,20 +73,30 @@ def deliver(
             if not delivery.serves:
                 continue
             sent = planner.send(delivery, error, recording, partial(push, recording, run, output))
-            made.append((delivery, planner.rule.signals(sent)))
-            found.append(delivery.shaped(made[-1][1]))
+            signals = planner.rule.signals(sent)
+            made.append((delivery, _norms(signals)))
+            found.append(delivery.shaped(signals))
             if planner.store is not None:
                 _add_feedback_grads(planner, sent, grads)
     count = sum(arrival.trains for arrival in recording.arrivals)
-    signals = found[0] if len(found) == 1 else [_sum(each) for each in zip(*found, strict=True)] or [None] * count
-    signals = [*signals, *(None for _ in range(count - len(signals)))]  # arrivals after the run are not in it
+    shaped = found[0] if len(found) == 1 else [_sum(each) for each in zip(*found, strict=True)]
+    shaped += [None] * (count - len(shaped))  # arrivals after the run are not in it
     learned = [
         grads[planner.number, key].to(matrix.dtype) if (planner.number, key) in grads else None
         for planner in planners
         for key, matrix in planner.learned().items()
     ]
     assert norm is not None  # a backward pass reaches an output by one of its tensors
-    return BackwardResult(norm, signals, learned, made)
+    return BackwardResult(norm, shaped, learned, made)
+
+
+def _norms(signals: Sequence[Tensor]) -> list[Measured]:
+    """Return the norm and size of every signal; points of one width may share a signal, whose norm is taken once."""
+    if in_transform():  # whose tensors mean nothing outside of it
+        return []
+    distinct = {id(signal): signal.detach() for signal in signals}
+    norms = dict(zip(distinct, torch._foreach_norm(list(distinct.values())), strict=True))
+    return [(norms[id(signal)], signal.numel()) for signal in signals]
 
 
 def _sum(signals: Sequence[Tensor | None]) -> Tensor | None:

@@ -10,7 +10,7 @@ from torch.autograd.graph import Node
 
 from feedalign import advice
 from feedalign.errors import SignalError, some
-from feedalign.graph import GATE, nodes_below, same_values
+from feedalign.graph import GATE, nodes_below, same_values, training
 from feedalign.points import Point, candidates
 from feedalign.recording import Recording
 from feedalign.rules import Rule
@@ -147,11 +147,8 @@ def _operations(roots: Iterable[Node | None]) -> set[Node]:
     # A compiled piece of the model is one operation, so that points inside of it and the output share it. Where there
     # are gates, they are where the cuts would be.
     left_out = ("CompiledFunctionBackward", GATE)
-    return {
-        node
-        for node in nodes_below(roots, through=())
-        if type(node).__name__ not in left_out and not _of_parameter(node)
-    }
+    nodes = list(nodes_below(roots, through=()))
+    return {node for node in training(nodes) if type(node).__name__ not in left_out and not _of_parameter(node)}
 
 
 def _of_parameter(node: Node) -> bool:

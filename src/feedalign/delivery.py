@@ -21,6 +21,10 @@ from feedalign.targets import as_rows
 Push = Callable[[dict[int, int], Inject], list[Tensor | None]]
 
 
+Measured = tuple[Tensor, int]
+"""The norm of a signal, and how many numbers it has."""
+
+
 @dataclass(frozen=True)
 class Delivery:
     """Everything that one output needs to turn its error into the signals of one rule's points."""
@@ -72,20 +76,15 @@ class Delivery:
         found = [None if layout is None else layout.unflatten(next(flat)) for layout in self.layouts]
         return [signal for signal, trains in zip(found, self.trains, strict=True) if trains]
 
-    def norms(self, signals: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return the norm of the signal that each point receives, by name."""
+    def norms(self, signals: Sequence[Measured]) -> dict[str, Tensor]:
+        """Return the norm of the signal that each point receives, by name, given the signals that the rule made."""
         found: dict[str, Tensor] = {}
-        of: dict[int, Tensor] = {}
         training = [trains for layout, trains in zip(self.layouts, self.trains, strict=True) if layout is not None]
-        for layout, signal, trains in zip(self.own, signals, training, strict=True):
+        for layout, (norm, size), trains in zip(self.own, signals, training, strict=True):
             if not trains:
                 continue
-            # Points of one width may share one tensor: its norm is taken once.
-            norm = of.get(id(signal))
-            if norm is None:
-                norm = of[id(signal)] = torch.linalg.vector_norm(signal.detach())
             site = layout.site
-            if signal.numel() == self.rows * site.columns != self.rows * site.width:
+            if size == self.rows * site.columns != self.rows * site.width:  # it is yet to be repeated over positions
                 norm = norm * (site.width / site.columns) ** 0.5
             found[site.key] = torch.hypot(found[site.key], norm) if site.key in found else norm
         return found

@@ -29,8 +29,10 @@ SURE = 0.6
 """How far a row's own share must stand out after the first probes, where rows mix; 0 is not at all, 1 is entirely."""
 CLEAR = 0.2
 """The same after all probes, of many rows."""
-FEW = 4
-"""Below as many different rows, chance may lift a share above ``CLEAR``, so that it must reach ``SURE``."""
+FEW = 6
+"""Below as many different rows, chance may lift a share above ``CLEAR``: it must reach ``SURE``, or stand out."""
+DEVIATIONS = 8
+"""By how many standard deviations of what other places get."""
 
 
 OVERLAP = 0.1
@@ -104,7 +106,9 @@ def probe(
     return Probes(rows, indices, tuple(zip(*energies, strict=True)) if ends else ())
 
 
-def judge(probes: Probes, point: int, shape: tuple[int, ...], mixing: bool, final: bool) -> Verdict:
+def judge(
+    probes: Probes, point: int, shape: tuple[int, ...], mixing: bool, called: bool, final: bool
+) -> Verdict:  # fmt: skip
     """Return where the rows lie in a point's tensor.
 
     Args:
@@ -112,6 +116,7 @@ def judge(probes: Probes, point: int, shape: tuple[int, ...], mixing: bool, fina
         point: The number of the point among the probed ones.
         shape: Of its tensor.
         mixing: Whether normalisation by batch statistics mixes the samples, so that they need not stand out.
+        called: Whether the point runs several times per run of the output.
         final: Whether no more rows will be probed.
     """
     chosen: list[Digits | None] = []
@@ -126,7 +131,8 @@ def judge(probes: Probes, point: int, shape: tuple[int, ...], mixing: bool, fina
         if not options:
             chosen.append(None)
             continue
-        usual = options[0] if _leads(options[0], chosen) else None
+        whole = [option for option in options if all(digit.size == shape[digit.dim] for digit in option)]
+        usual = whole[0] if whole and _leads(whole[0], chosen) else None
         scores = [_score(probes, point, axis, option, shape) for option in options]
         known = [score for score in scores if score is not None]
         if not known:  # nothing reaches it yet, as through a layer whose weights are still zero
@@ -143,15 +149,16 @@ def judge(probes: Probes, point: int, shape: tuple[int, ...], mixing: bool, fina
             exclusive = exclusive or axis == 0
             chosen.append(found)
             continue
-        if mixing and usual is not None and len(options) == 1:
+        if mixing and usual is not None and len(whole) == 1:
             chosen.append(usual)
             continue
-        # Rows mix, as tokens and nodes do. Samples do so only where they are nodes, which come first.
-        different = len({index[axis] for index in probes.indices})
-        needed = CLEAR if final and different >= FEW else SURE
-        if best < needed or (axis == 0 and found != usual):
+        # Rows mix, as tokens and nodes do. Samples do so only where they are nodes, which come first; and the steps of
+        # a point that runs once per step are its calls.
+        many = final and len({index[axis] for index in probes.indices}) >= FEW
+        needed = (CLEAR if final else SURE) if found in whole else (SURE if many else 1.0)
+        if best < needed or (axis == 0 and found != usual) or (axis > 0 and called):
             nodes = None
-            if usual == (Digit(0, 1, size),) and len(probes.rows) == len(options) == 1 and len(shape) > 1:
+            if usual == (Digit(0, 1, size),) and len(probes.rows) == len(whole) == 1 and len(shape) > 1:
                 nodes = _placement([usual], shape)
             reason = f"no dimension of the point tells the rows of {what} apart"
             return Verdict(None, open=not final, reason=reason, nodes=nodes)
@@ -160,7 +167,7 @@ def judge(probes: Probes, point: int, shape: tuple[int, ...], mixing: bool, fina
         chosen.append(found)
     for axis, digits in enumerate(chosen):
         # Where no dimension can hold them, all rows must depend on the same elements, which receive the sum.
-        if digits is None and not _shared(probes, point, axis, chosen, shape):
+        if digits is None and not called and not _shared(probes, point, axis, chosen, shape):
             what = f"row dimension {axis} of the error (size {probes.rows[axis]})"
             return Verdict(None, reason=f"no dimension of the point holds {what}")
     return Verdict(_placement(chosen, shape), settled, undecided and not final, exclusive=exclusive)
@@ -319,14 +326,25 @@ def _score(probes: Probes, point: int, axis: int, option: Digits, shape: tuple[i
     if own > EXCLUSIVE:
         return 1.0
     kept = [place for place in places if place in sums]
-    if len(kept) < 2:
+    if len(kept) < 2 or not any(bool(slab) for slabs in sums.values() for slab in slabs):
         return 0.0
     matrix = torch.stack([torch.stack([sums[j][places.index(k)] for k in kept]) for j in kept]).double().cpu()
     matrix = matrix / matrix.sum() + 1e-12
     for _ in range(30):
         matrix = matrix / matrix.sum(1, keepdim=True)
         matrix = matrix / matrix.sum(0, keepdim=True)
-    return min(float((matrix.trace() - 1) / (len(kept) - 1)), EXCLUSIVE)
+    score = float((matrix.trace() - 1) / (len(kept) - 1))
+    if score < SURE and len(kept) < FEW and not _stands_out(matrix):
+        return 0.0
+    return min(score, EXCLUSIVE)
+
+
+def _stands_out(matrix: Tensor) -> bool:
+    """Return whether the diagonal of a small matrix is above its shifted diagonals by more than these differ."""
+    size = len(matrix)
+    sums = torch.stack([matrix.roll(-shift, 1).trace() for shift in range(size)])
+    spread = sums[1:].std() if size > 2 else sums[0]
+    return bool(sums[0] - sums[1:].mean() > DEVIATIONS * spread)
 
 
 def _shared(probes: Probes, point: int, axis: int, chosen: Sequence[Digits | None], shape: tuple[int, ...]) -> bool:

@@ -50,11 +50,15 @@ class CheckingGates(Gates):
     _expected: dict[int, Tensor] = field(default_factory=dict)
     _task: int = -1
 
+    def reruns(self) -> bool:
+        """Return whether a backward pass through this forward pass is under way: checkpointed blocks run again."""
+        return self.nested or self._task == torch._C._current_graph_task_id() != -1
+
     def expect(self, tensors: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
         """Form what arrives at the gates through tensors of the output, or of points, that have these gradients."""
+        self._begin()
         if not self.checking:
             return
-        self._begin()
         sent = [
             (tensor, gradient)
             for tensor, gradient in zip(tensors, gradients, strict=True)
@@ -171,7 +175,7 @@ class FirstPass:
         losses = [tensor for tensor in tensors if tensor.dim() == 0]
         if not losses:
             return False
-        made = {node: name for name, node in self.gates.modules}  # the outermost of those that return one tensor
+        made = {node: name for name, node in reversed(self.gates.modules)}  # the innermost of those that return one
         found = self._first_modules(losses, made)
         if found is None:
             return False

@@ -42,6 +42,24 @@ def nodes_below(
             stack.extend(below for below, _ in node.next_functions if below is not None)
 
 
+def training(nodes: Iterable[Node]) -> set[Node]:
+    """Return those of some operations that lead down to anything that trains, not counting what lies behind gates."""
+    above: dict[Node, list[Node]] = {}
+    nodes = list(nodes)
+    for node in nodes:
+        for below, _ in node.next_functions if not is_gate(node) else ():
+            if below is not None:
+                above.setdefault(below, []).append(node)
+    found: set[Node] = set()
+    stack = [node for node in nodes if not node.next_functions and not is_gate(node)]
+    while stack:
+        node = stack.pop()
+        if node not in found:
+            found.add(node)
+            stack.extend(above.get(node, ()))
+    return found
+
+
 def is_gate(node: Node) -> bool:
     """Return whether an operation stands in for a cut."""
     return type(node).__name__ == GATE

@@ -1,5 +1,6 @@
 """The hooks that cut at the points and splice the output to them, and what they remember in a forward pass."""
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -78,9 +79,9 @@ class Hooks:
         self._stage: Stage | None = None  # a forward pass of another kind is under way
         self._first: FirstPass | None = None  # what the first forward pass finds out
         self._collector: Collector | None = None
+        self._closed: weakref.ref[CheckingGates] | None = None  # those of the last forward pass that had any
         self._result: BackwardResult | None = None  # of the last backward pass, until the next forward pass
         self._norms: Last | None = None
-        self._asked = False  # whether anybody reads `last`
         self._installed = Installed()
         self._of_user = BackwardHooks(self)
         self._cuts: list[RemovableHandle] = []  # the hooks that have to be the last of their module
@@ -91,8 +92,8 @@ class Hooks:
     @property
     def last(self) -> Last | None:
         """Norms of what the last backward pass carried; ``None`` before the first one."""
-        self._asked = True
-        self._keep_norms()
+        if self._result is not None:
+            self._norms, self._result = Last(self._result.error_norm, self._result.norms()), None
         return self._norms
 
     @last.setter
@@ -103,11 +104,6 @@ class Hooks:
     def error_width(self) -> int | None:
         """Width of the error; ``None`` before the first forward pass."""
         return next((planner.error_width for planner in self.planners if planner.error_width is not None), None)
-
-    def _keep_norms(self) -> None:
-        if self._result is not None:
-            self._norms = Last(self._result.error_norm, self._result.norms())
-            self._result = None
 
     def _install(self) -> None:
         hooks = self._installed
@@ -147,10 +143,6 @@ class Hooks:
             self._stage.start(args, kwargs)
             return
         self._recording = None
-        if self._result is not None:
-            if self._asked:
-                self._keep_norms()
-            self._result = None
         if self._on and torch.is_grad_enabled():
             self._began = True
             rules = [planner.rule for planner in self.planners]
@@ -237,12 +229,8 @@ class Hooks:
         if not recording.tensors and recording.gates is None:
             return None
         self._record_run(recording, number, tensors)
-        if recording.gates is not None:
-            recording.tapped[-1].extend(tensors)
         if self._observation is not None:
-            if len(self._taps) == 1 or number == 0:
-                self._observation.outputs.append([])
-            self._observation.outputs[-1].extend(tensors)
+            self._observation.outputs = recording.tapped
             return output
         if not recording.tensors:
             return None
@@ -260,23 +248,19 @@ class Hooks:
         facts = tuple(Facts(tensor.shape, tensor.dtype, tensor.device) for tensor in tensors)
         if len(self._taps) == 1:
             recording.runs.append(Run(facts, len(recording.arrivals)))
-            recording.tapped.append([])
+            recording.tapped.append(tensors if recording.gates is not None else [])
             return
         if number in recording.ran:
             raise SignalError(
                 f"{self._called(self._taps[number])} ran twice in one forward pass, which is not supported where "
                 "output= names several. Name the one whose error counts."
             )
-        if recording.ran and number < max(recording.ran):
-            raise SignalError(
-                f"The outputs ran in another order than the modules have: {self._called(self._taps[number])} after "
-                f"{self._called(self._taps[max(recording.ran)])}. Name one output, or fields of the return value."
-            )
-        recording.ran[number] = len(tensors)
-        before = recording.runs.pop().tensors if recording.runs else ()
-        recording.runs.append(Run((*before, *facts), len(recording.arrivals)))
-        if not recording.tapped:
-            recording.tapped.append([])
+        recording.ran[number] = facts
+        recording.parts[number] = tensors if recording.gates is not None else []
+        numbers = sorted(recording.ran)  # whatever the order in which they ran
+        together = tuple(each for i in numbers for each in recording.ran[i])
+        recording.runs = [Run(together, len(recording.arrivals))]
+        recording.tapped = [[tensor for i in numbers for tensor in recording.parts[i]]]
 
     def _splice(self, recording: Recording, number: int, tensors: list[Tensor]) -> list[Tensor]:
         # What the rules learn gets its gradients in the same backward pass, like any parameter.
@@ -293,7 +277,7 @@ class Hooks:
         first = start == 0
         learned = [m for planner in self.planners for m in planner.learned().values()] if first else []
         pull = partial(self._pull_part, recording, start, recording.spliced, first)
-        self._collector.sizes = [recording.ran.get(i, 0) for i in range(len(self._taps))]
+        self._collector.sizes = [len(recording.ran.get(i, ())) for i in range(len(self._taps))]
         note = partial(self._expect, recording, tensors if recording.gates is not None else [])
         return self._collector.splice(number, tensors, [*recording.tensors[start:], *learned], pull, note)
 
@@ -340,13 +324,14 @@ class Hooks:
             )
         if not torch.compiler.is_compiling():
             self._plan(output, recording)
-        recording.tensors, recording.nodes, recording.ends, recording.tapped = [], set(), {}, []
+        recording.tensors, recording.nodes, recording.ends = [], set(), {}
+        recording.tapped, recording.parts = [], {}
         return output
 
     def _plan(self, output: Any, recording: Recording) -> None:
         if recording.ran:
             each = sorted(recording.ran.items())
-            self.structure.taps = tuple(self._taps[n].module or "" for n, count in each for _ in range(count))
+            self.structure.taps = tuple(self._taps[n].module or "" for n, facts in each for _ in facts)
         if recording.gates is not None and not self.structure.settled:
             self.structure.learn(recording, self.model)
         recording.outputs = self.structure.outputs(recording, self.error_width)
@@ -358,7 +343,8 @@ class Hooks:
         if self._first is not None:
             if any(planner.rule.delivers for planner in self.planners):
                 self._first.check_reached(recording)
-            self._first.close(recording, [self._called(tap) for tap in self._taps])
+            self._first.close(recording, self._all_called())
+            self._closed = weakref.ref(self._first.gates)
             self._first = None
 
     def _clear(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -378,6 +364,11 @@ class Hooks:
         if tap.module is None:
             return f"The model's return value{': ' + str(tap) if tap.paths else ''}"
         return f"The output {str(tap)!r}"
+
+    def _all_called(self) -> list[str]:
+        """Return what the outputs are called in the middle of a sentence."""
+        names = [self._called(tap) for tap in self._taps]
+        return [name[0].lower() + name[1:] for name in names]
 
     @property
     def _squeezed(self) -> bool:
@@ -440,7 +431,10 @@ class Hooks:
         """Return what the next block reads of a tensor that leaves a point."""
         recording = self._recording
         if recording is None or (self._first is not None and self._first.probing):
-            return tensor.detach()
+            # A checkpointed block runs again in a backward pass: the same operations, and nothing is recorded.
+            gates = self._first.gates if self._first is not None else self._closed() if self._closed else None
+            again = gates is not None and (self._first is not None or gates.reruns())
+            return gates.gate(-1, tensor) if gates is not None and again else tensor.detach()
         if recording.gates is None:
             if arriving is not None:
                 recording.add(arriving, tensor, tensor.requires_grad)
@@ -518,11 +512,11 @@ class Hooks:
 
     def _watch(self, output: Any, recording: Recording) -> None:
         def check() -> None:
-            if not recording.delivered:
-                names = " and ".join(self._called(tap) for tap in self._taps)
+            asking = isinstance(recording.gates, CheckingGates) and recording.gates.nested
+            if not recording.delivered and not asking:
                 raise SignalError(
-                    f"A backward pass went through the model, but no error reached {names[0].lower() + names[1:]}, so "
-                    "its points would have learned nothing. Name the module whose output the loss is computed from. "
+                    f"A backward pass went through the model, but no error reached {' and '.join(self._all_called())}, "
+                    "so its points would have learned nothing. Name the module whose output the loss is computed from. "
                     f"{candidates(self.model)}"
                 )
 
@@ -543,7 +537,7 @@ class Hooks:
             return [None] * (sum(arrival.trains for arrival in recording.arrivals) + learned)
         result = deliver(self.planners, recording, run, gradients, self.push)
         recording.delivered = self._proven = True
-        if isinstance(recording.gates, CheckingGates) and recording.gates.checking and not recording.ran:
+        if isinstance(recording.gates, CheckingGates) and not recording.ran:
             tensors = [*recording.gates.tapped[run], *recording.gates.points]
             recording.gates.expect(tensors, [*gradients, *result.signals])
         if not in_transform():  # whose tensors mean nothing outside of it

@@ -112,8 +112,10 @@ class Recording:
     tapped: list[list[Tensor]] = field(default_factory=list)
     """Per run the tensors of the output before the splice; only where there are gates."""
 
-    ran: dict[int, int] = field(default_factory=dict)
-    """Which of several outputs ran, and how many tensors each has."""
+    ran: dict[int, tuple[Facts, ...]] = field(default_factory=dict)
+    """Which of several outputs ran, and what tensors each has."""
+    parts: dict[int, list[Tensor]] = field(default_factory=dict)
+    """The tensors of each of several outputs before the splice; only where there are gates."""
     spliced: int = 0
     """How many of the points' tensors are spliced to an output, where there are several outputs."""
 

@@ -188,7 +188,7 @@ class Structure:
             for number, end in ends.items()
             if self._stated(recording.key(recording.arrivals[number])) is None
         }
-        verdicts = self._verdicts(tensors, facts, group, wanted, mixing)
+        verdicts = self._verdicts(recording, tensors, facts, group, wanted, mixing)
         dims = self._dims[group.places[0]]
         if len(dims) == 1 and len(group.places) == 1 and self._unbatched(recording, facts, group, verdicts):
             # Numbers of one sample, without a batch dimension: the error has one row.
@@ -205,21 +205,26 @@ class Structure:
         for number, verdict in verdicts.items():
             key = (recording.key(recording.arrivals[number]), group.places)
             before = self._placements.get(key)
-            if before is None or not before.settled or before.placement is None:
+            if before is None or (verdict.placement is not None, verdict.settled) > (
+                before.placement is not None, before.settled
+            ):  # fmt: skip
                 self._placements[key] = verdict
             settled &= verdict.settled
         return settled
 
     def _verdicts(
-        self, tensors: Sequence[Tensor], facts: list[Facts], group: Group, ends: dict[int, Tensor], mixing: bool
-    ) -> dict[int, Verdict]:
+        self, recording: Recording, tensors: Sequence[Tensor], facts: list[Facts], group: Group,
+        ends: dict[int, Tensor], mixing: bool,
+    ) -> dict[int, Verdict]:  # fmt: skip
         found: dict[int, Verdict] = {}
         for count in (PROBES, MORE_PROBES):
             left = [number for number in ends if number not in found or found[number].open]
             if left:
                 probes = self._probe(tensors, facts, group, [ends[number] for number in left], count)
                 for i, number in enumerate(left):
-                    found[number] = judge(probes, i, tuple(ends[number].shape), mixing, count == MORE_PROBES)
+                    called = recording.calls_per_run(recording.arrivals[number].point) > 1
+                    shape, final = tuple(ends[number].shape), count == MORE_PROBES
+                    found[number] = judge(probes, i, shape, mixing, called, final)
         return found
 
     def _probe(

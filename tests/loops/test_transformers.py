@@ -123,8 +123,12 @@ def test_trainer_equals_a_loop_by_hand(gpt2: Any, tmp_path: Path, checkpointing:
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_without_output_the_error_names_the_fix(gpt2: Any) -> None:
-    model = build(gpt2)
-    fa.attach(model, fa.DFA(seed=0), points="auto")
-    with pytest.raises(fa.SignalError, match=r"computed inside the model, so name the module .* output='head'"):
-        model(**batch())
+def test_without_output_the_module_that_made_the_logits_is_found(gpt2: Any) -> None:
+    found, named = build(gpt2), build(gpt2)
+    handle = fa.attach(found, fa.DFA(seed=0), points="auto")
+    fa.attach(named, fa.DFA(seed=0), points="auto", output="lm_head")
+    for model in (found, named):
+        model(**batch()).loss.backward()
+    assert handle.output == "lm_head"
+    for (name, parameter), other in zip(found.named_parameters(), named.parameters(), strict=True):
+        assert torch.equal(parameter.grad, other.grad), name
