@@ -7,12 +7,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from feedalign.delivery import Delivery, Measured, Planner
+from feedalign.delivery import Delivery, Planner
 from feedalign.errors import SignalError
 from feedalign.recording import Output, Recording
 from feedalign.rules import Broadcast, Inject
 from feedalign.structure import Structure
-from feedalign.watch import in_transform
 
 Push = Callable[[Recording, int, Output, dict[int, int], Inject], list[Tensor | None]]
 
@@ -27,8 +26,8 @@ class BackwardResult:
     """One per arrival that trains, in its shape; ``None`` where it belongs to another output."""
     feedback_grads: list[Tensor | None]
     """The gradient of every matrix that is learned; ``None`` where its point belongs to another output."""
-    made: list[tuple[Delivery, list[Measured]]]
-    """Per error and rule, the norm of the signal of each point."""
+    made: list[tuple[Delivery, Sequence[Tensor]]]
+    """Per error and rule, the signal of each point as the rule made it."""
 
     def norms(self) -> dict[str, Tensor]:
         """Return the norm of the signal that each point receives, by name."""
@@ -54,7 +53,7 @@ def deliver(
     Raises:
         SignalError: An error has come that a point hears and that cannot be matched to it.
     """
-    made: list[tuple[Delivery, list[Measured]]] = []
+    made: list[tuple[Delivery, Sequence[Tensor]]] = []
     found: list[list[Tensor | None]] = []
     grads: dict[tuple[int, str], Tensor] = {}
     norm: Tensor | None = None
@@ -74,7 +73,7 @@ def deliver(
                 continue
             sent = planner.send(delivery, error, recording, partial(push, recording, run, output))
             signals = planner.rule.signals(sent)
-            made.append((delivery, _norms(signals)))
+            made.append((delivery, signals))
             found.append(delivery.shaped(signals))
             if planner.store is not None:
                 _add_feedback_grads(planner, sent, grads)
@@ -88,15 +87,6 @@ def deliver(
     ]
     assert norm is not None  # a backward pass reaches an output by one of its tensors
     return BackwardResult(norm, shaped, learned, made)
-
-
-def _norms(signals: Sequence[Tensor]) -> list[Measured]:
-    """Return the norm and size of every signal; points of one width may share a signal, whose norm is taken once."""
-    if in_transform():  # whose tensors mean nothing outside of it
-        return []
-    distinct = {id(signal): signal.detach() for signal in signals}
-    norms = dict(zip(distinct, torch._foreach_norm(list(distinct.values())), strict=True))
-    return [(norms[id(signal)], signal.numel()) for signal in signals]
 
 
 def _sum(signals: Sequence[Tensor | None]) -> Tensor | None:

@@ -21,10 +21,6 @@ from feedalign.targets import as_rows
 Push = Callable[[dict[int, int], Inject], list[Tensor | None]]
 
 
-Measured = tuple[Tensor, int]
-"""The norm of a signal, and how many numbers it has."""
-
-
 @dataclass(frozen=True)
 class Delivery:
     """Everything that one output needs to turn its error into the signals of one rule's points."""
@@ -45,11 +41,8 @@ class Delivery:
     """Whether any point receives a signal here."""
     problem: str = ""
     """Why a point that hears this error cannot be matched to it; that matters only if such an error comes."""
-
-    @property
-    def own(self) -> list[Layout]:
-        """The layouts of the points that receive a signal here."""
-        return [layout for layout in self.layouts if layout is not None]
+    own: tuple[Layout, ...] = ()
+    """The layouts of the points that receive a signal here."""
 
     def error(self, gradients: Sequence[Tensor | None]) -> Tensor:
         """Return the error ``[N, C]``: the gradients at the output's tensors, side by side."""
@@ -76,15 +69,19 @@ class Delivery:
         found = [None if layout is None else layout.unflatten(next(flat)) for layout in self.layouts]
         return [signal for signal, trains in zip(found, self.trains, strict=True) if trains]
 
-    def norms(self, signals: Sequence[Measured]) -> dict[str, Tensor]:
+    def norms(self, signals: Sequence[Tensor]) -> dict[str, Tensor]:
         """Return the norm of the signal that each point receives, by name, given the signals that the rule made."""
         found: dict[str, Tensor] = {}
+        of: dict[int, Tensor] = {}  # points of one width may share one tensor: its norm is taken once
         training = [trains for layout, trains in zip(self.layouts, self.trains, strict=True) if layout is not None]
-        for layout, (norm, size), trains in zip(self.own, signals, training, strict=True):
+        for layout, signal, trains in zip(self.own, signals, training, strict=True):
             if not trains:
                 continue
+            norm = of.get(id(signal))
+            if norm is None:
+                norm = of[id(signal)] = torch.linalg.vector_norm(signal.detach())
             site = layout.site
-            if size == self.rows * site.columns != self.rows * site.width:  # it is yet to be repeated over positions
+            if signal.numel() == self.rows * site.columns != self.rows * site.width:  # it is yet to be repeated
                 norm = norm * (site.width / site.columns) ** 0.5
             found[site.key] = torch.hypot(found[site.key], norm) if site.key in found else norm
         return found
@@ -107,7 +104,7 @@ class Planner:
     """Those of them that have nothing to train below, and so receive no signal."""
     error_width: int | None = None
     _learned: list[str] = field(default_factory=list)
-    _deliveries: dict[Any, list[Delivery]] = field(default_factory=dict)
+    _deliveries: dict[int, tuple[list[Output], list[Delivery]]] = field(default_factory=dict)
     _matrices: dict[Any, Kept] = field(default_factory=dict)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -122,13 +119,14 @@ class Planner:
         """
         if torch.compiler.is_compiling():  # tracing keeps nothing; the numbers become constants of the graph
             return self._make(recording)
-        key = (tuple(recording.arrivals), tuple(recording.outputs), self.structure.version)
-        if key not in self._deliveries:
+        # The structure keeps one list of outputs for all passes that are alike.
+        known = self._deliveries.get(id(recording.outputs))
+        if known is None or known[0] is not recording.outputs:
             recording.check()
             if len(self._deliveries) >= SHAPES:
                 self._deliveries.clear()
-            self._deliveries[key] = self._make(recording)
-        return self._deliveries[key]
+            known = self._deliveries[id(recording.outputs)] = (recording.outputs, self._make(recording))
+        return known[1]
 
     def matrices(self) -> list[Tensor]:
         """Return the scaled feedback matrix ``[C, D_i]`` of every point that has run, in the order of running."""
@@ -220,8 +218,10 @@ class Planner:
             rows, sizes = _sizes(output.tensors)
             project = self._project(wanted, widest, sum(sizes), output.tensors[0])
             orders = tuple(_order(facts) for facts in output.tensors)
-            serves = any(layout is not None for layout in wanted)
-            made.append(Delivery(self.rule, prod(rows), sizes, wanted, trains, project, orders, serves, problem))
+            own = tuple(layout for layout in wanted if layout is not None)
+            made.append(
+                Delivery(self.rule, prod(rows), sizes, wanted, trains, project, orders, bool(own), problem, own)
+            )
         if not torch.compiler.is_compiling() and any(delivery.serves for delivery in made):
             self.silent = self._silent(recording, found, made)
         return made

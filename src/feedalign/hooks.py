@@ -25,7 +25,7 @@ from feedalign.points import Point, candidates
 from feedalign.recording import Arriving, Facts, Output, Recording, Run
 from feedalign.replay import Inputs, Replay, Stage, again, forward_mode
 from feedalign.rules import BroadcastRule, Inject
-from feedalign.splice import Collector, Pull, splice
+from feedalign.splice import Collector, PullTensors, splice_tensors
 from feedalign.structure import Structure
 from feedalign.taps import Tap
 from feedalign.tree import flatten, is_floating
@@ -66,10 +66,15 @@ class Hooks:
         structure.taps = tuple(tap.module or "" for tap in taps[:1])
         self._taps = taps
         self._planner_of = planner_of
+        self._rules = [planner.rule for planner in planners]
+        self._replays, self._learns = (
+            any(flags) for flags in ([r.replays for r in self._rules], [r.learns for r in self._rules])
+        )
         self._learned: LearnedFeedback | None = None
         self._on = True
         self._anchor = False  # this forward pass trains by backpropagation
         self._mute = False  # cut and deliver nothing: shallow training for a while
+        self._simple = False  # this forward pass only cuts at the points
         self._began = False  # whether a forward pass was ever seen, or backpropagation was asked for
         self._proven = False  # that an error arrives at all; asked until it has
         self._call: Callable[..., Any] = model  # what the forward pass that is under way runs
@@ -116,7 +121,9 @@ class Hooks:
             if point.at_input:
                 hooks.before(module, point.module, partial(self._at_input, point))
             else:
-                self._cuts.append(hooks.behind(module, point.module, partial(self._at_point, point)))
+                self._cuts.append(
+                    hooks.behind(module, point.module, partial(self._at_point, point, self._plain[point]))
+                )
         self._install_taps()
         hooks.behind(self.model, "", self._finish)
         # Also after a forward pass that raised, so that it leaves no points behind.
@@ -142,16 +149,18 @@ class Hooks:
         if self._stage is not None:
             self._stage.start(args, kwargs)
             return
-        self._recording = None
+        self._recording, self._simple = None, False
         if self._on and torch.is_grad_enabled():
             self._began = True
-            rules = [planner.rule for planner in self.planners]
-            check_compiled(rules)
-            if self._is_anchor(rules):
+            if torch.compiler.is_compiling():
+                check_compiled(self._rules)
+            else:
+                self._result = None
+            if self._is_anchor(self._rules):
                 return
             self._recording = Recording(
-                inputs=Inputs.of(args, kwargs) if any(rule.replays for rule in rules) else None,
-                activations=[] if any(rule.learns for rule in rules) else None,
+                inputs=Inputs.of(args, kwargs) if self._replays else None,
+                activations=[] if self._learns else None,
                 targets=self.targets,
                 call=self._call,
             )
@@ -161,6 +170,8 @@ class Hooks:
         if not torch.compiler.is_compiling():
             self._cut_last()
             training = self._recording is not None and self._observation is None
+            # Nothing is asked at the points any more: what arrives is noted and cut.
+            self._simple = training and self._proven and self._first is None
             if training and (self._first is not None or not self._of_user.searched):
                 self._of_user.search()
 
@@ -189,7 +200,12 @@ class Hooks:
             if hooks and next(reversed(hooks)) != hook.id:
                 hooks.move_to_end(hook.id)
 
-    def _at_point(self, point: Point, module: nn.Module, args: Any, output: Any) -> Any:
+    def _at_point(self, point: Point, arriving: Arriving, module: nn.Module, args: Any, output: Any) -> Any:
+        if self._simple and type(output) is Tensor and self._stage is None and torch.is_grad_enabled():
+            recording = self._recording
+            if recording is not None and not point.leaf and is_floating(output) and not has_any(module):
+                recording.add(arriving, output, output.requires_grad)
+                return output.detach()
         if not self._cuts_now(point):
             return None
         if has_any(module) and self._observation is None:
@@ -210,7 +226,7 @@ class Hooks:
     def _at_tap(self, number: int, module: nn.Module, args: Any, output: Any) -> Any:
         recording, tap = self._recording, self._taps[number]
         leaves, rebuild = flatten(output)
-        places = tap.places(output)
+        places = tap.places(output, leaves)
         if self._stage is not None:
             for place, tensor in zip(places, self._stage.at_output([leaves[i] for i in places]), strict=True):
                 leaves[place] = tensor
@@ -223,14 +239,18 @@ class Hooks:
             places = self._drop(recording, tap, leaves, places)
         elif not torch.compiler.is_compiling() and not self._proven:
             self._check_points([leaves[place] for place in places], recording)
-        places = [place for place in places if (number, place) not in self.structure.left_out]
+        if self.structure.left_out:
+            places = [place for place in places if (number, place) not in self.structure.left_out]
         tensors = [leaves[place] for place in places]
-        check_output(self.model, self._called(tap), output, tensors, self._squeezed)
+        if not self._simple:
+            check_output(self.model, self._called(tap), output, tensors, self._squeezed)
         if not recording.tensors and recording.gates is None:
             return None
         self._record_run(recording, number, tensors)
         if self._observation is not None:
-            self._observation.outputs = recording.tapped
+            if len(recording.ran) > 1:  # several outputs are one run together
+                self._observation.outputs.pop()
+            self._observation.outputs.append(recording.tapped[-1])
             return output
         if not recording.tensors:
             return None
@@ -262,12 +282,11 @@ class Hooks:
         recording.runs = [Run(together, len(recording.arrivals))]
         recording.tapped = [[tensor for i in numbers for tensor in recording.parts[i]]]
 
-    def _splice(self, recording: Recording, number: int, tensors: list[Tensor]) -> list[Tensor]:
+    def _splice(self, recording: Recording, number: int, tensors: list[Tensor]) -> Sequence[Tensor]:
         # What the rules learn gets its gradients in the same backward pass, like any parameter.
         if self._collector is None:
             learned = [matrix for planner in self.planners for matrix in planner.learned().values()]
-            spliced: list[Tensor] = splice(tensors, [*recording.tensors, *learned], self._puller(recording))
-            return spliced
+            return splice_tensors(tensors, [*recording.tensors, *learned], self._puller(recording))
         if torch.compiler.is_compiling():
             raise SignalError(
                 "Several outputs are not supported under torch.compile: name one module, or fields of the return value."
@@ -523,15 +542,15 @@ class Hooks:
         returned = [leaf for leaf in flatten(output)[0] if is_floating(leaf)]
         watch(returned, recording.nodes, check)
 
-    def _puller(self, recording: Recording) -> Pull:
+    def _puller(self, recording: Recording) -> PullTensors:
         if not torch.compiler.is_compiling():
             return partial(self._pull, recording, len(recording.runs) - 1)
         if len(recording.runs) > 1:
             name = self._called(self._taps[0])
             raise SignalError(f"Under torch.compile {name} may run once per forward pass; it ran twice.")
-        return compiled_pull(self.planners, recording, self.structure)
+        return compiled_pull(self.planners, recording, self.structure)  # type: ignore[return-value]
 
-    def _pull(self, recording: Recording, run: int, gradients: list[Tensor | None]) -> list[Tensor | None]:
+    def _pull(self, recording: Recording, run: int, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
         if isinstance(recording.gates, CheckingGates) and recording.gates.nested:  # that only asks what would arrive
             learned = sum(len(planner.learned()) for planner in self.planners)
             return [None] * (sum(arrival.trains for arrival in recording.arrivals) + learned)

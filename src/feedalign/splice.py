@@ -13,24 +13,18 @@ from feedalign.tree import flatten, is_floating
 from feedalign.watch import in_transform
 
 Pull = Callable[[Any], Sequence[Tensor | None]]
+PullTensors = Callable[[Sequence[Tensor | None]], Sequence[Tensor | None]]
 
 
 class _Splice(torch.autograd.Function):
     """Identity on the first ``count`` tensors; backward also returns gradients for the tensors behind them."""
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(
-        pull: Callable[..., Sequence[Tensor | None]], functional: bool, count: int, *tensors: Tensor
-    ) -> tuple[Tensor, ...]:
-        return tuple(tensor.detach() for tensor in tensors[:count])
-
-    @staticmethod
-    def setup_context(ctx: FunctionCtx, inputs: tuple[Any, ...], output: Any) -> None:
+    def forward(ctx: Any, pull: PullTensors, functional: bool, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         # `pull` and not the tensors: nothing is kept alive between forward and backward.
-        ctx.pull, ctx.functional = inputs[:2]  # type: ignore[attr-defined]
+        ctx.pull, ctx.functional = pull, functional
         ctx.set_materialize_grads(False)
+        return tuple([tensor.detach() for tensor in tensors[:count]])
 
     @staticmethod
     def backward(ctx: Any, *errors: Tensor | None) -> tuple[Any, ...]:
@@ -38,6 +32,21 @@ class _Splice(torch.autograd.Function):
         if torch.is_grad_enabled():
             return (None, None, None, *_guarded(ctx, errors, signals, ctx.functional))
         return (None, None, None, *errors, *signals)
+
+
+class _TransformedSplice(_Splice):
+    """The same in the form that ``torch.func`` and ``torch.compile`` ask for, which takes longer to apply."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(pull: PullTensors, functional: bool, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        return tuple([tensor.detach() for tensor in tensors[:count]])
+
+    @staticmethod
+    def setup_context(ctx: FunctionCtx, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.pull, ctx.functional = inputs[:2]  # type: ignore[attr-defined]
+        ctx.set_materialize_grads(False)
 
 
 def _guarded(
@@ -95,25 +104,43 @@ def splice(output: Any, points: Sequence[Tensor], pull: Pull) -> Any:
             f"splice expected an output with at least one floating-point tensor and found {type(output).__name__}. "
             "The error arrives through such a tensor: pass the tensor that the loss is computed from."
         )
-    # The closure below outlives the forward pass, so it holds sizes and structure, never the tensors.
-    shapes, size = [point.shape for point in points], len(leaves)
+    size = len(leaves)
 
-    def pull_leaves(errors: tuple[Tensor | None, ...]) -> Sequence[Tensor | None]:
+    def pull_leaves(errors: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
         found: list[Tensor | None] = [None] * size
         for place, error in zip(places, errors, strict=True):
             found[place] = error
-        signals = pull(rebuild(found))
-        _check(signals, shapes)
-        return signals
+        return pull(rebuild(found))
 
-    carriers = [leaves[place] for place in places]
-    functional = not torch.compiler.is_compiling() and in_transform()
-    if functional:
-        check_nested()
-    spliced = _Splice.apply(pull_leaves, functional, len(places), *carriers, *points)  # type: ignore[no-untyped-call]
+    spliced = splice_tensors([leaves[place] for place in places], points, pull_leaves)
     for place, tensor in zip(places, spliced, strict=True):
         leaves[place] = tensor
     return rebuild(leaves)
+
+
+def splice_tensors(tensors: Sequence[Tensor], points: Sequence[Tensor], pull: PullTensors) -> Sequence[Tensor]:
+    """Return the tensors of an output, spliced to points; :func:`splice` for who has taken the output apart already.
+
+    Args:
+        tensors: The floating-point tensors of the output.
+        points: The uncut outputs of the blocks.
+        pull: As for :func:`splice`, called with one gradient per tensor.
+    """
+    # The closure below outlives the forward pass, so it holds shapes, never the tensors.
+    shapes = [point.shape for point in points]
+
+    def pull_checked(errors: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+        signals = pull(errors)
+        _check(signals, shapes)
+        return signals
+
+    compiling = torch.compiler.is_compiling()
+    functional = not compiling and in_transform()
+    if functional:
+        check_nested()
+    kind = _TransformedSplice if functional or compiling else _Splice
+    found: Sequence[Tensor] = kind.apply(pull_checked, functional, len(tensors), *tensors, *points)  # type: ignore[no-untyped-call]
+    return found
 
 
 class _Collect(torch.autograd.Function):

@@ -27,13 +27,12 @@ class Tap(NamedTuple):
             return "the return value" if self.module is None else self.module
         return ", ".join((self.module or "") + _written(path) for path in self.paths)
 
-    def places(self, output: Any) -> list[int]:
-        """Return the numbers of the leaves of ``output`` that carry the error.
+    def places(self, output: Any, leaves: Sequence[Any]) -> list[int]:
+        """Return the numbers of the ``leaves`` of ``output`` that carry the error.
 
         Raises:
             PointsError: A field is not there.
         """
-        leaves = flatten(output)[0]
         floating = [place for place, leaf in enumerate(leaves) if is_floating(leaf)]
         if not self.paths:
             return floating
