@@ -10,8 +10,7 @@ from torch.autograd.graph import Node
 GATE = "_GateBackward"
 """How autograd calls what stands in for a cut while the graph is whole."""
 _VIEWS = (
-    "View", "Reshape", "UnsafeView", "Permute", "Transpose", "T", "Squeeze", "Unsqueeze", "Alias", "Clone", "ToCopy",
-    "Contiguous", "Expand", "Detach",
+    "View", "Reshape", "UnsafeView", "Permute", "Transpose", "T", "Squeeze", "Unsqueeze", "Alias",
 )  # fmt: skip
 _ELEMENTWISE = (
     "Add", "Sub", "Mul", "Div", "Relu", "Gelu", "Silu", "Tanh", "Sigmoid", "Elu", "LeakyRelu", "Hardtanh", "Softplus",
