@@ -104,9 +104,9 @@ def mlp(*widths: int) -> tuple[Callable[[], nn.Module], ...]:
 
 
 SYSTEMS = {
-    "growing": System(mlp(6, 8, 12, 16, 20, 5), (0, 1, 2, 3), rows(6), 5, {2: (0, 2), 4: (0, 1, 2, 3)}),
+    "growing": System(mlp(6, 16, 32, 48, 64, 5), (0, 1, 2, 3), rows(6), 5, {2: (0, 2), 4: (0, 1, 2, 3)}),
     # More classes than columns, so that "auto" sends the product.
-    "shrinking": System(mlp(6, 24, 20, 16, 12, 30), (0, 1, 2, 3), rows(6), 30, {2: (0, 3), 4: (0, 1, 2, 4)}),
+    "shrinking": System(mlp(6, 64, 48, 32, 16, 96), (0, 1, 2, 3), rows(6), 96, {2: (0, 3), 4: (0, 1, 2, 4)}),
     "transformer": System(
         (lambda: Embed(40, 16), *(lambda: Block(16) for _ in range(4)), lambda: nn.Linear(16, 40)),
         (1, 2, 3, 4), tokens(40, 6), 40, {2: (0, 3), 4: (0, 2, 3, 4)}, sequence=True,

@@ -31,7 +31,8 @@ class ScheduleDFA(PipelineScheduleSingle):
     It is used as ``Schedule1F1B`` is. Activations go from stage to stage. The last stage computes the loss of a
     micro-batch and its error right after the forward pass, and broadcasts the error; every stage runs its own backward
     pass when it arrives. No gradient travels. The gradients are bitwise those of one process that runs the
-    micro-batches one after the other.
+    micro-batches one after the other. (With a matrix per point, ``shared=False``, up to the rounding of BLAS: one
+    process forms the products of all points at once, and some kernels round a column by what lies beside it.)
 
     With f and d the times of a stage's forward and backward pass, a first step takes :math:`M (f + d) + (S - 1) f`. In
     steps that follow each other without a barrier, a step takes :math:`M (f + d) + (S - 1 - a) f` for ``ahead`` = a < S

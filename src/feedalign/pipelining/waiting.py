@@ -1,5 +1,6 @@
 """Waiting for another stage, and what is raised when it does not answer."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -83,4 +84,5 @@ class Place:
 
 
 def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return re.sub(r"^\[[^\]]*:\d+\] ", "", line)  # where in its own sources a backend has raised
