@@ -4,6 +4,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -99,7 +100,7 @@ def tokens(vocabulary: int, length: int) -> Callable[[int, torch.Generator], Ten
 
 
 def mlp(*widths: int) -> tuple[Callable[[], nn.Module], ...]:
-    hidden = [linear(a, b) for a, b in zip(widths[:-2], widths[1:-1], strict=True)]
+    hidden = [linear(a, b) for a, b in pairwise(widths[:-1])]
     return (*hidden, lambda: nn.Linear(widths[-2], widths[-1]))
 
 

@@ -120,7 +120,8 @@ def evaluated(rank: int, world: int) -> dict[str, Any]:
     again = schedule.step(*given, **target, losses=trained)
     silent = schedule.step(*given, **target, return_outputs=False)
     return {
-        "output": output, "losses": losses, "untouched": untouched, "again": again, "trained": trained, "silent": silent,
+        "output": output, "losses": losses, "untouched": untouched,
+        "again": again, "trained": trained, "silent": silent,
     }  # fmt: skip
 
 
@@ -183,10 +184,13 @@ def test_evaluation_and_what_a_step_returns(two: Callable[[str], list[Any]]) -> 
     with torch.no_grad():
         outputs = [model(part) for part in x.chunk(MICRO_BATCHES)]
     losses = [system.loss(output, part) for output, part in zip(outputs, y.chunk(MICRO_BATCHES), strict=True)]
-    assert first["output"] is None and first["losses"] == []
-    assert first["untouched"] and last["untouched"]
+    assert first["output"] is None
+    assert first["losses"] == []
+    assert first["untouched"]
+    assert last["untouched"]
     for output, found in ((last["output"], last["losses"]), (last["again"], last["trained"])):
         assert torch.equal(output, torch.cat(outputs))
         assert torch.equal(torch.stack(found), torch.stack(losses))
-        assert not output.requires_grad and not found[0].requires_grad
+        assert not output.requires_grad
+        assert not found[0].requires_grad
     assert last["silent"] is None

@@ -42,7 +42,7 @@ def enter(rank: int, folder: str, how: str, who: int) -> None:
         # The second micro-batch of the third step.
         return misbehave(how, output) if passes == 2 * MICRO_BATCHES + 2 and rank == who else None
 
-    list(part.children())[0].register_forward_hook(trouble)
+    next(iter(part.children())).register_forward_hook(trouble)
     own = fp.Stage(part, fa.DFA(seed=0), SYSTEM.names(part), index=rank, stages=WORLD)
     schedule = fp.ScheduleDFA(own, MICRO_BATCHES, SYSTEM.loss, timeout=TIMEOUT)
     x, y = SYSTEM.batch(16, 0)

@@ -69,7 +69,8 @@ def test_a_failed_attachment_leaves_no_hooks() -> None:
     part = SYSTEM.build()
     with pytest.raises(fa.PointsError, match="No module matches"):
         stage(points="layers.*", part=part)
-    assert not part._forward_hooks and not part._forward_pre_hooks
+    assert not part._forward_hooks
+    assert not part._forward_pre_hooks
 
 
 def test_a_removed_stage_leaves_the_part_as_it_was() -> None:
@@ -163,7 +164,8 @@ def test_parameters_of_the_loss_learn_too() -> None:
     x, y = SYSTEM.batch(16, 0)
     fp.ScheduleDFA(stage(), 1, loss).step(x, target=y)
     again(model(x), y).backward()
-    assert torch.equal(loss.scale.grad, again.scale.grad) and loss.scale.grad.abs() > 0
+    assert torch.equal(loss.scale.grad, again.scale.grad)
+    assert loss.scale.grad.abs() > 0
 
 
 @pytest.fixture
