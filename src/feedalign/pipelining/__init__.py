@@ -15,9 +15,21 @@ pass when it arrives: no gradient travels from stage to stage. The gradients are
 """
 
 from feedalign.pipelining.link import Send
-from feedalign.pipelining.order import Action, Ahead, Kind, dfa_order
+from feedalign.pipelining.order import Action, Ahead
 from feedalign.pipelining.schedule import ScheduleDFA
+from feedalign.pipelining.simulator import DeadlockError, Plan, Simulation, simulate
 from feedalign.pipelining.stage import Stage
 from feedalign.pipelining.waiting import StageError
 
-__all__ = ["Action", "Ahead", "Kind", "ScheduleDFA", "Send", "Stage", "StageError", "dfa_order"]
+__all__ = [
+    "Action",
+    "Ahead",
+    "DeadlockError",
+    "Plan",
+    "ScheduleDFA",
+    "Send",
+    "Simulation",
+    "Stage",
+    "StageError",
+    "simulate",
+]

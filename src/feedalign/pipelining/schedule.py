@@ -120,7 +120,7 @@ class ScheduleDFA(PipelineScheduleSingle):
     def order(self) -> list[Action]:
         """What this stage does in a training step, in this order."""
         if self._pipe.link.rule.targeted:
-            return local_order(self._n_microbatches)
+            return local_order(self._pipe.stage_index, self._n_microbatches)
         return dfa_order(self._pipe.stage_index, self._num_stages, self._n_microbatches, self.ahead)
 
     def eval(self, *args: Any, target: Any = None, losses: list[Any] | None = None, **kwargs: Any) -> Any:
@@ -154,11 +154,11 @@ class ScheduleDFA(PipelineScheduleSingle):
             self._introduce()
         self.steps = step
         run = _Step(self, arg_mbs, kwarg_mbs, target_mbs, loss_kwargs or {}, training)
-        for kind, m in self.order if training else [Action("F", m) for m in range(self._n_microbatches)]:
-            if kind == "F":
-                run.forward(m)
+        for action in self.order if training else [Action("F", m) for m in range(self._n_microbatches)]:
+            if action.kind == "F":
+                run.forward(action.micro_batch)
             else:
-                run.backward(m)
+                run.backward(action.micro_batch)
         run.finish()
         if not return_outputs:
             self._pipe.output_chunks.clear()
