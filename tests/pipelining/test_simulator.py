@@ -107,7 +107,7 @@ def test_the_head_belongs_to_the_last_stage() -> None:
     assert simulate(Plan(2, 8, head=1.0), "dfa", "all").period == pytest.approx(8 * 3)
 
 
-# How errors travel, by hand: three stages, one micro-batch, f = d = 1, an error takes 1 s to send and 0.25 s on the way.
+# How errors travel, by hand: one micro-batch, f = d = 1, an error takes 1 s to send and 0.25 s on the way.
 WIRE = {"error": 8.0, "bandwidth": 8.0, "latency": 0.25}
 
 

@@ -247,8 +247,8 @@ class _Run:
         if stuck:
             where = [f"process {process} at {self.actions[process][self.place[process]]}" for process in stuck[:5]]
             raise DeadlockError(
-                f"Processes wait for each other in step {self.step[stuck[0]]}: {', '.join(where)}. Each needs something "
-                "that comes behind what another one waits at."
+                f"Processes wait for each other in step {self.step[stuck[0]]}: {', '.join(where)}. Each needs "
+                "something that comes behind what another one waits at."
             )
 
     def _advance(self, process: int) -> None:
@@ -377,7 +377,7 @@ class _Run:
         name, seconds = max(resources.items(), key=lambda item: item[1])
         if period and seconds / period > 0.85:
             return f"{name}: {duration(seconds)} of {duration(period)}"
-        return f"waiting of stages for each other: {name} takes {duration(seconds)} of {duration(period)}"
+        return f"other stages ({name}: {duration(seconds)} of {duration(period)})"
 
 
 def duration(seconds: float) -> str:
