@@ -17,6 +17,7 @@ from feedalign.cli.bench import (
 )
 from feedalign.cli.bench_ctr import BenchCtr
 from feedalign.cli.bench_nerf import BenchNerf
+from feedalign.cli.bench_pipeline import BenchPipeline
 from feedalign.cli.bench_vocabulary import BenchVocabulary
 from feedalign.cli.data import CheckData, FetchData, ListData
 from feedalign.cli.demo import Demo
@@ -116,6 +117,7 @@ def _app() -> SubcommandApp:
     bench.command(name="nerf")(BenchNerf)
     bench.command(name="vocabulary")(BenchVocabulary)
     bench.command(name="ctr")(BenchCtr)
+    bench.command(name="pipeline")(BenchPipeline)
     data.command(name="list")(ListData)
     data.command(name="check")(CheckData)
     data.command(name="fetch")(FetchData)

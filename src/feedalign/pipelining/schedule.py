@@ -3,9 +3,11 @@
 Letters: ``S`` stages, ``M`` micro-batches, ``N`` rows of a micro-batch.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, distributed
@@ -18,6 +20,7 @@ from feedalign.observe import undisturbed
 from feedalign.pipelining.agreement import Card, agreement, check, gather
 from feedalign.pipelining.link import Agreement, Send, may_send_product
 from feedalign.pipelining.order import Action, Ahead, check_ahead, dfa_order, local_order
+from feedalign.pipelining.simulator import Span
 from feedalign.pipelining.stage import Stage
 from feedalign.pipelining.waiting import Place, StageError
 from feedalign.tree import flatten, is_floating
@@ -56,6 +59,11 @@ class ScheduleDFA(PipelineScheduleSingle):
         send: What is broadcast: the ``"error"`` ``[N, C]``; the ``"product"`` ``e B [N, D]`` of shared feedback with
             ``D`` the columns of the widest point; or ``"auto"``, the narrower of the two.
         timeout: Seconds to wait for another stage.
+
+    Attributes:
+        steps: How many training steps have begun.
+        spans: ``None``, or a list to which every pass of this stage is added, in times of ``time.perf_counter``. On an
+            accelerator these are the times at which work was given to it.
 
     Raises:
         ValueError: An option has a value that is not possible.
@@ -104,9 +112,10 @@ class ScheduleDFA(PipelineScheduleSingle):
         self.scale_grads = scale_grads
         self.ahead, self.send = ahead, send
         self.steps = 0
-        """How many training steps have begun."""
+        self.spans: list[Span] | None = None
         self._pipe = stage
         self._evaluating = False
+        self._settled = False  # whether the stages know each other's points
         self._place = Place(stage.stage_index, stage.ranks, timeout, torch.device(stage.device))
         # Errors travel in a group of their own, so that they do not queue behind activations and have their own
         # timeout.
@@ -197,6 +206,7 @@ class ScheduleDFA(PipelineScheduleSingle):
         own = tuple(layout.site for layout in planner.layouts.values())
         agreed = agreement(self._cards, gather(own, self._errors), self.send, stage.link.rule)
         stage.link.agree(agreed)
+        self._settled = True
         if agreed.sent != "nothing":
             count = 0 if stage.is_last else self._n_microbatches
             self._buffers = [torch.empty(agreed.shape, dtype=agreed.dtype, device=stage.device) for _ in range(count)]
@@ -250,6 +260,14 @@ class _Step:
                 for m in range(len(args)):
                     self._receive_error(m)
 
+    @contextmanager
+    def timed(self, what: Literal["F", "B"], m: int) -> Iterator[None]:
+        start, index = time.perf_counter(), self.stage.stage_index
+        yield
+        if self.schedule.spans is not None:
+            span = Span(index, what, index, m, self.schedule.steps - 1, start, time.perf_counter())
+            self.schedule.spans.append(span)
+
     def when(self, m: int) -> str:
         return f"micro-batch {m}, step {self.schedule.steps}"
 
@@ -267,18 +285,22 @@ class _Step:
         def run() -> Any:
             return stage.forward_one_chunk(m, self.args[m], self.kwargs[m])
 
-        with place.computing("the forward pass", when):
-            output = stage.run(run) if self.training else run()
+        with self.timed("F", m):
+            with place.computing("the forward pass", when):
+                output = stage.run(run) if self.training else run()
+            if stage.is_last and (not self.training or self._agreed()):
+                with place.computing("the loss", when):
+                    self._finish_forward(m, output)
         if not stage.is_last:
             self.schedule._same("the activations", output, when)
             self.sending.append((index + 1, [_start(op) for op in stage.get_fwd_send_ops(m)]))
-        if self.training and stage.link.agreed is not None and not stage.link.agreed.sites:
+        if self.training and not self._agreed():
             with place.computing("the agreement on points", when):
                 self._agree()
-        if stage.is_last:
-            with place.computing("the loss", when):
-                self._finish_forward(m, output)
-        elif self.training and stage.port is not None:
+            if stage.is_last:
+                with place.computing("the loss", when):
+                    self._finish_forward(m, output)
+        if self.training and stage.port is not None:
             self.outputs[m] = [stage.port]
             stage.port = None
         if not self.training or stage.is_last:
@@ -302,7 +324,7 @@ class _Step:
             link.arrived = arrived
             link.targets = self._target(m) if link.rule.targeted else None
             self._synchronise_gradients(m == len(self.args) - 1)
-            with place.computing("the backward pass", when):
+            with self.timed("B", m), place.computing("the backward pass", when):
                 torch.autograd.backward([start for start, _ in trained], [gradient for _, gradient in trained])
             link.arrived = None
         stage.fwd_cache.pop(m, None)
@@ -359,6 +381,9 @@ class _Step:
                 "stage does."
             )
         return self.targets[m]
+
+    def _agreed(self) -> bool:
+        return self.schedule._settled
 
     def _agree(self) -> None:
         self.schedule._agree()

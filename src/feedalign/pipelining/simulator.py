@@ -122,6 +122,8 @@ class Simulation:
     """Gradients or errors sent per step, over all links."""
     bottleneck: str
     """What a period waits for, in words."""
+    ends: list[float] = field(default_factory=list)
+    """When the slowest process ends each step."""
     spans: list[Span] = field(default_factory=list)
 
 
@@ -360,7 +362,7 @@ class _Run:
         returned = {"gradient": hops * self.returning, "error": (S - 1) * M * plan.error}.get(str(self.waits), 0.0)
         return Simulation(
             ends[0], period, 1 - sum(busy) / len(busy) / period if period else 0.0, self.most, hops * plan.activation,
-            returned, self._bottleneck(period, busy), self.spans,
+            returned, self._bottleneck(period, busy), ends, self.spans,
         )  # fmt: skip
 
     def _bottleneck(self, period: float, busy: list[float]) -> str:
