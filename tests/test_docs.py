@@ -27,6 +27,17 @@ def test_the_tutorials_run(capsys: pytest.CaptureFixture[str], name: str, output
         assert all(line.rstrip() in printed for line in block.splitlines())
 
 
+def test_the_tutorial_of_many_processes_runs(tmp_path: Path) -> None:
+    page = (ROOT / "docs/tutorials/from-one-process-to-many.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    (tmp_path / "train.py").write_text(program)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (shown,) = re.findall(r"```text\n(.*?)```", page, flags=re.DOTALL)
+    assert [line for line in shown.splitlines() if line not in done.stdout] == []
+
+
 def test_the_rule_of_the_rules_page_runs() -> None:
     page = (ROOT / "docs/rules.md").read_text()
     programs = re.findall(r"```python\n(.*?)```", page.split("## Writing a rule")[1], flags=re.DOTALL)

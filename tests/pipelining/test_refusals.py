@@ -37,6 +37,23 @@ def test_one_stage_is_the_ordinary_attachment(name: str, rule: Any) -> None:
     assert differing([found], one_process(SYSTEMS[name], rule, 4, 16)) == []
 
 
+def test_a_stage_says_what_arrives() -> None:
+    for send, said in (("error", "the error [4, 5] of a micro-batch"), ("product", "the product [4, 64] of error")):
+        own = stage()
+        assert repr(own).startswith("Stage 0 of 1: DFA(seed=3")
+        assert repr(own).endswith("on Sequential, points 0, 1, 2, 3")
+        x, y = SYSTEM.batch(16, 0)
+        fp.ScheduleDFA(own, 4, SYSTEM.loss, send=send).step(x, target=y)
+        assert said in repr(own)
+        assert [line.split()[:4] for line in repr(own).splitlines()[3:5]] == [
+            ["0", "[4,", "16]", "uniform"],
+            ["1", "[4,", "32]", "uniform"],
+        ]
+    waiting = stage(fa.DRTP())
+    fp.ScheduleDFA(waiting, 4, SYSTEM.loss).step(x, target=y)
+    assert "it waits for no error" in repr(waiting)
+
+
 @pytest.mark.parametrize("rule", [fa.IFA(), fa.FDFA(), fa.GrAPE()])
 def test_rules_that_push_tangents(rule: Any) -> None:
     with pytest.raises(fa.PointsError, match=f"{type(rule).__name__} pushes tangents forward through the whole model"):

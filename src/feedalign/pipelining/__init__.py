@@ -14,8 +14,10 @@ Activations go forward from stage to stage. The last stage broadcasts the error,
 pass when it arrives: no gradient travels from stage to stage. The gradients are bitwise those of one process.
 """
 
+from feedalign.pipelining.checkpoint import resume, save
 from feedalign.pipelining.link import Send
 from feedalign.pipelining.order import Action, Ahead
+from feedalign.pipelining.rendezvous import init_process_group
 from feedalign.pipelining.schedule import ScheduleDFA
 from feedalign.pipelining.simulator import DeadlockError, Plan, Simulation, simulate
 from feedalign.pipelining.stage import Stage
@@ -31,5 +33,8 @@ __all__ = [
     "Simulation",
     "Stage",
     "StageError",
+    "init_process_group",
+    "resume",
+    "save",
     "simulate",
 ]

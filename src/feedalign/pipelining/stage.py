@@ -14,6 +14,7 @@ from feedalign.layout import error_shape
 from feedalign.pipelining.link import Link, Linked, check_rule
 from feedalign.points import Points
 from feedalign.rules import Rule
+from feedalign.summary import table
 from feedalign.tree import flatten, is_floating
 
 
@@ -101,6 +102,25 @@ class Stage(PipelineStage):
             return forward()
         finally:
             self._open, self._returned = False, None
+
+    def __repr__(self) -> str:
+        title = f"Stage {self.stage_index} of {self.num_stages}: {self.link.rule!r} on {type(self.submod).__name__}"
+        agreed, planner = self.link.agreed, self.handle.planner
+        if agreed is None or planner is None or not planner.layouts:
+            return f"{title}, points {', '.join(map(str, self.handle.points)) or 'none'}"
+        shape = f"[{agreed.shape[0]}, {agreed.shape[1]}]"
+        said = {
+            "error": f"the error {shape} of a micro-batch comes from the last stage",
+            "product": f"the product {shape} of error and shared matrix comes from the last stage",
+            "nothing": "it waits for no error",
+        }
+        feedback = self.link.rule.feedback
+        rows: list[tuple[str, ...]] = [("point", "shape", "feedback")]
+        for key, layout in planner.layouts.items():
+            scale = feedback.factor(layout.site.width, agreed.widest.width)
+            matrix = f"{type(feedback).__name__.lower()} [{agreed.width}, {layout.site.columns}] x {scale:.3g}"
+            rows.append((key, str(list(layout.shape)), matrix + (", shared" if feedback.shared else "")))
+        return f"{title}; {said[agreed.sent]}\n{table(rows)}"
 
     def remove(self) -> None:
         """Take the rule off the part, which is then what it was."""

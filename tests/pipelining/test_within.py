@@ -1,0 +1,173 @@
+"""Inside of a stage: checkpointed activations, sharded parameters, bfloat16; and a model too large for one process."""
+"one process."""
+
+import resource
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.fsdp import fully_shard
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+import feedalign as fa
+from feedalign import pipelining as fp
+from pipelining.models import SYSTEMS, System, differing, gradients, one_process
+from pipelining.processes import run
+
+RULE = fa.DFA(seed=3, feedback=fa.Uniform(gain=3.0))
+MICRO_BATCHES, COUNT = 4, 16
+Bits = dict[str, Tensor]
+
+
+class Checkpointed(nn.Module):
+    """A layer whose activations are computed again in the backward pass, under the names that it has without that."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self._modules.update(layer._modules)
+        self._parameters.update(layer._parameters)
+        self.inner = [layer]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(self.inner[0], x, use_reentrant=False)
+
+
+def checkpointed(rank: int, world: int) -> Bits:
+    system = SYSTEMS["transformer"]
+    part = system.build(rank, world)
+    for name in system.names(part):
+        setattr(part, name, Checkpointed(getattr(part, name)))
+    return trained(system, part, rank, world)
+
+
+def trained(
+    system: System, part: nn.Module, stage: int, stages: int, group: Any = None, rows: slice = slice(None)
+) -> Bits:
+    own = fp.Stage(part, RULE, system.names(part), index=stage, stages=stages, group=group)
+    schedule = fp.ScheduleDFA(own, MICRO_BATCHES, system.loss)
+    optimizer = torch.optim.SGD(part.parameters(), 0.1, momentum=0.9)
+    for step in range(2):
+        optimizer.zero_grad()
+        x, y = (whole[rows] for whole in system.batch(COUNT, step))
+        schedule.step(*([x] if own.is_first else []), **({"target": y} if own.is_last else {}))
+        optimizer.step()
+    found = {f"gradient of {name}": value for name, value in gradients(part).items()}
+    return found | {name: value.detach() for name, value in part.state_dict().items()}
+
+
+def sharded(name: str, rank: int, world: int) -> Bits:
+    """Two stages, each sharded over two processes that see half of the batch each."""
+    mesh = distributed.init_device_mesh("cpu", (2, world // 2), mesh_dim_names=("stage", "shard"))
+    stage, shard = mesh.get_coordinate()
+    system = SYSTEMS[name]
+    part = system.build(stage, 2)
+    for layer in part.children():
+        if next(layer.parameters(), None) is not None:
+            fully_shard(layer, mesh=mesh["shard"], reshard_after_forward=False)
+    rows = slice(shard, None, 2)
+    found = trained(system, part, stage, 2, mesh["stage"].get_group(), rows)
+    return {name: value.full_tensor() for name, value in found.items()}
+
+
+def cast(rank: int, world: int) -> Bits:
+    """Two steps in bfloat16, by autocast."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return trained(SYSTEMS["growing"], SYSTEMS["growing"].build(rank, world), rank, world)
+
+
+WIDTH, OUTPUTS, LAYERS, LIMIT = 2048, 16, 12, 290 * 2**20
+
+
+def large(rank: int, world: int) -> str:
+    """Train layers that need 176 MiB for weights and as much for gradients, under a limit; return how it went."""
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (_used() + LIMIT, before[1]))
+    try:
+        each = LAYERS // world
+        numbers = range(rank * each, (rank + 1) * each)
+        part = nn.ModuleDict({str(i): nn.Linear(WIDTH, WIDTH if i < LAYERS - 1 else OUTPUTS) for i in numbers})
+        part.forward = lambda x: _through(part, x)  # type: ignore[method-assign]
+        last = rank == world - 1
+        points = [str(i) for i in numbers][: -1 if last else None]
+        own = fp.Stage(part, fa.DFA(seed=0), points, index=rank, stages=world)
+        schedule = fp.ScheduleDFA(own, 2, F.mse_loss)
+        given = [torch.ones(4, WIDTH)] if own.is_first else []
+        target = {"target": torch.ones(4, OUTPUTS)} if own.is_last else {}
+        for _ in range(2):
+            schedule.step(*given, **target)
+        return "trained"
+    except (RuntimeError, MemoryError) as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def _through(part: nn.ModuleDict, x: Tensor) -> Tensor:
+    for layer in part.values():
+        x = layer(x)
+    return x
+
+
+def _used() -> int:
+    """Bytes of data that this process has by now, its libraries included."""
+    with open("/proc/self/status") as status:  # noqa: PTH123
+        line = next(line for line in status if line.startswith("VmData"))
+    return int(line.split()[1]) * 1024
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[Any]]:
+    return run(2, tmp_path_factory.mktemp("two"), {"checkpointed": checkpointed, "cast": cast, "large": large})
+
+
+def test_checkpointed_activations(two: Callable[[str], list[Any]]) -> None:
+    expected = one_process(SYSTEMS["transformer"], RULE, MICRO_BATCHES, COUNT)
+    assert differing(two("checkpointed"), expected) == []
+
+
+def test_bfloat16(two: Callable[[str], list[Any]]) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = one_process(SYSTEMS["growing"], RULE, MICRO_BATCHES, COUNT)
+    assert differing(two("cast"), expected) == []
+
+
+def test_stages_that_are_sharded(tmp_path: Any) -> None:
+    names = ["growing", "transformer"]
+    found = run(4, tmp_path, {name: partial(sharded, name) for name in names})
+    for name in names:
+        expected = by_halves(SYSTEMS[name])
+        parts = found(name)
+        for first, second in (parts[:2], parts[2:]):
+            assert differing([second], first) == []
+        together = {**parts[0], **parts[2]}
+        assert together.keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(together[key], value, rtol=1e-4, atol=1e-6, msg=lambda m, k=key: f"{k}: {m}")
+
+
+def by_halves(system: System) -> Bits:
+    """One process on the micro-batches that the shards have together."""
+    model = system.build()
+    handle = fa.attach(model, RULE, system.names(model))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    for step in range(2):
+        optimizer.zero_grad()
+        x, y = system.batch(COUNT, step)
+        for half in range(2):
+            parts = zip(x[half::2].chunk(MICRO_BATCHES), y[half::2].chunk(MICRO_BATCHES), strict=True)
+            for part, target in parts:
+                (system.loss(model(part), target) / (2 * MICRO_BATCHES)).backward()
+        optimizer.step()
+    handle.remove()
+    found = {f"gradient of {name}": value for name, value in gradients(model).items()}
+    return found | {name: value.detach() for name, value in model.state_dict().items()}
+
+
+def test_a_model_that_one_process_cannot_hold(two: Callable[[str], list[Any]], tmp_path: Any) -> None:
+    assert two("large") == ["trained", "trained"]
+    (alone,) = run(1, tmp_path, {"large": large})("large")
+    assert "alloc" in alone
