@@ -1,5 +1,4 @@
-"""Inside of a stage: checkpointed activations, sharded parameters, bfloat16; and a model too large for one process."""
-"one process."""
+"""Inside of a stage: checkpointed activations, sharded parameters, bfloat16, and a model too large for one process."""
 
 import resource
 from collections.abc import Callable
@@ -84,19 +83,23 @@ WIDTH, OUTPUTS, LAYERS, LIMIT = 2048, 16, 12, 290 * 2**20
 
 def large(rank: int, world: int) -> str:
     """Train layers that need 176 MiB for weights and as much for gradients, under a limit; return how it went."""
+    each = LAYERS // world
+    numbers = range(rank * each, (rank + 1) * each)
+    with torch.device("meta"):
+        part = nn.ModuleDict({str(i): nn.Linear(WIDTH, WIDTH if i < LAYERS - 1 else OUTPUTS) for i in numbers})
+    part.forward = lambda x: _through(part, x)  # type: ignore[method-assign]
+    last = rank == world - 1
+    points = [str(i) for i in numbers][: -1 if last else None]
+    own = fp.Stage(part, fa.DFA(seed=0), points, index=rank, stages=world, device=torch.device("cpu"))
+    schedule = fp.ScheduleDFA(own, 2, F.mse_loss)
+    given = [torch.ones(4, WIDTH)] if own.is_first else []
+    target = {"target": torch.ones(4, OUTPUTS)} if own.is_last else {}
     before = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (_used() + LIMIT, before[1]))
     try:
-        each = LAYERS // world
-        numbers = range(rank * each, (rank + 1) * each)
-        part = nn.ModuleDict({str(i): nn.Linear(WIDTH, WIDTH if i < LAYERS - 1 else OUTPUTS) for i in numbers})
-        part.forward = lambda x: _through(part, x)  # type: ignore[method-assign]
-        last = rank == world - 1
-        points = [str(i) for i in numbers][: -1 if last else None]
-        own = fp.Stage(part, fa.DFA(seed=0), points, index=rank, stages=world)
-        schedule = fp.ScheduleDFA(own, 2, F.mse_loss)
-        given = [torch.ones(4, WIDTH)] if own.is_first else []
-        target = {"target": torch.ones(4, OUTPUTS)} if own.is_last else {}
+        part.to_empty(device="cpu")
+        for parameter in part.parameters():
+            nn.init.constant_(parameter, 1e-3)
         for _ in range(2):
             schedule.step(*given, **target)
         return "trained"
