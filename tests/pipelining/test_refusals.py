@@ -208,7 +208,7 @@ def test_a_stage_that_does_not_end_in_a_point(first_of_two: Callable[[Any], fp.S
     own.link.agree(Agreement((8,), 5, torch.float32, (), "error"))
     x, _ = SYSTEM.batch(8, 0)
     with pytest.raises(fa.PointsError, match=f"Stage 0 returns a tensor of shape .8, 32. that no point cuts.*{found}"):
-        own.run(lambda: own.submod(x))
+        own.own.run(lambda: own.submod(x))
 
 
 def card(**changes: Any) -> Card:

@@ -4,20 +4,19 @@ Letters: ``S`` stages, ``M`` micro-batches, ``N`` rows of a micro-batch.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, distributed
-from torch.distributed.fsdp import FSDPModule
 from torch.distributed.pipelining.microbatch import TensorChunkSpec
 from torch.distributed.pipelining.schedules import PipelineScheduleSingle
 
 from feedalign.errors import SignalError
 from feedalign.observe import undisturbed
-from feedalign.pipelining.agreement import Card, agreement, check, gather
+from feedalign.pipelining.agreement import agreement, check, gather
 from feedalign.pipelining.link import Agreement, Send, may_send_product
 from feedalign.pipelining.order import Action, Ahead, check_ahead, dfa_order, local_order
 from feedalign.pipelining.simulator import Span
@@ -181,30 +180,20 @@ class ScheduleDFA(PipelineScheduleSingle):
     def _introduce(self) -> None:
         """Exchange names and settings, and learn the shape of the error."""
         stage, rule = self._pipe, self._pipe.link.rule
-        last = stage.is_last
-        card = Card(
-            {
-                "number of micro-batches": str(self._n_microbatches),
-                "ahead": repr(self.ahead),
-                "send": repr(self.send),
-                "scale_grads": str(self.scale_grads),
-                "rule": repr(rule),
-            },
-            tuple(name for name, _ in stage.submod.named_parameters()),
-            tuple(map(str, stage.handle.points)),
-            (*stage.error_shape(), stage.output_dtype) if last else None,
-        )
-        self._cards = gather(card, self._errors)
+        settings = {
+            "number of micro-batches": str(self._n_microbatches),
+            "ahead": repr(self.ahead),
+            "send": repr(self.send),
+            "scale_grads": str(self.scale_grads),
+        }
+        self._cards = gather(stage.own.card(settings, stage.is_last), self._errors)
         check(self._cards)
         stage.link.agree(agreement(self._cards, [], self.send, rule))
 
     def _agree(self) -> Agreement:
         """Exchange the layouts of points, which the first forward pass has shown; return what is agreed on."""
         stage = self._pipe
-        planner = stage.handle.planner
-        assert planner is not None
-        own = tuple(layout.site for layout in planner.layouts.values())
-        agreed = agreement(self._cards, gather(own, self._errors), self.send, stage.link.rule)
+        agreed = agreement(self._cards, gather(stage.own.sites(), self._errors), self.send, stage.link.rule)
         stage.link.agree(agreed)
         self._settled = True
         if agreed.sent != "nothing":
@@ -287,7 +276,7 @@ class _Step:
 
         with self.timed("F", m):
             with place.computing("the forward pass", when):
-                output = stage.run(run) if self.training else run()
+                output = stage.own.run(run) if self.training else run()
             if stage.is_last and (not self.training or self._agreed()):
                 with place.computing("the loss", when):
                     self._finish_forward(m, output)
@@ -300,9 +289,9 @@ class _Step:
             if stage.is_last:
                 with place.computing("the loss", when):
                     self._finish_forward(m, output)
-        if self.training and stage.port is not None:
-            self.outputs[m] = [stage.port]
-            stage.port = None
+        if self.training and stage.own.port is not None:
+            self.outputs[m] = [stage.own.port]
+            stage.own.port = None
         if not self.training or stage.is_last:
             stage.fwd_cache.pop(m)
 
@@ -321,12 +310,10 @@ class _Step:
                 gradients = [size.reshape(start.shape) for start in starts]
         trained = [(start, gradient) for start, gradient in zip(starts, gradients, strict=False) if start.requires_grad]
         if trained:
-            link.arrived = arrived
-            link.targets = self._target(m) if link.rule.targeted else None
-            self._synchronise_gradients(m == len(self.args) - 1)
+            targets = self._target(m) if link.rule.targeted else None
+            stage.own.synchronise_gradients(m == len(self.args) - 1)
             with self.timed("B", m), place.computing("the backward pass", when):
-                torch.autograd.backward([start for start, _ in trained], [gradient for _, gradient in trained])
-            link.arrived = None
+                stage.own.backward([start for start, _ in trained], [each for _, each in trained], arrived, targets)
         stage.fwd_cache.pop(m, None)
 
     def finish(self) -> None:
@@ -412,23 +399,12 @@ class _Step:
         assert work is not None
         return work
 
-    def _synchronise_gradients(self, now: bool) -> None:
-        """Let fully sharded parameters reduce their gradients with the last micro-batch alone."""
-        for module in _sharded(self.stage.submod):
-            module.set_is_last_backward(now)
-            module.set_reshard_after_backward(now, recurse=False)
-            module.set_requires_gradient_sync(now, recurse=False)
-
 
 def _start(op: distributed.P2POp) -> distributed.Work:
     # One by one: batches of operations are serialised on a device, and lost by some backends of torch 2.6 and 2.7.
     work: distributed.Work | None = op.op(op.tensor, op.peer, op.group, op.tag)
     assert work is not None
     return work
-
-
-def _sharded(part: torch.nn.Module) -> Iterable[FSDPModule]:
-    return (module for module in part.modules() if isinstance(module, FSDPModule))
 
 
 def _listed(shapes: Sequence[tuple[torch.Size, torch.dtype]]) -> str:
