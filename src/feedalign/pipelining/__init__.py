@@ -14,6 +14,7 @@ Activations go forward from stage to stage. The last stage broadcasts the error,
 pass when it arrives: no gradient travels from stage to stage. The gradients are bitwise those of one process.
 """
 
+from feedalign.pipelining.carrier import Carried, carry
 from feedalign.pipelining.checkpoint import resume, save
 from feedalign.pipelining.link import Send
 from feedalign.pipelining.order import Action, Ahead
@@ -26,6 +27,7 @@ from feedalign.pipelining.waiting import StageError
 __all__ = [
     "Action",
     "Ahead",
+    "Carried",
     "DeadlockError",
     "Plan",
     "ScheduleDFA",
@@ -33,6 +35,7 @@ __all__ = [
     "Simulation",
     "Stage",
     "StageError",
+    "carry",
     "init_process_group",
     "resume",
     "save",

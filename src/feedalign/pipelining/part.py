@@ -99,9 +99,7 @@ class Part:
             self.link.arrived = None
 
     def synchronise_gradients(self, now: bool) -> None:
-        """Let fully sharded parameters reduce their gradients in the next backward pass, or keep them for a later "
-        "one.
-        """
+        """Let fully sharded parameters reduce their gradients in the next backward pass, or not yet."""
         for module in self.module.modules():
             if isinstance(module, FSDPModule):
                 module.set_is_last_backward(now)
