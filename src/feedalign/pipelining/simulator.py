@@ -361,7 +361,7 @@ class _Run:
         hops = sum(self.process_of[s] != self.process_of[s + 1] for s in range(S - 1)) * M
         returned = {"gradient": hops * self.returning, "error": (S - 1) * M * plan.error}.get(str(self.waits), 0.0)
         return Simulation(
-            ends[0], period, 1 - sum(busy) / len(busy) / period if period else 0.0, self.most, hops * plan.activation,
+            ends[0], period, max(0.0, 1 - sum(busy) / len(busy) / period) if period else 0.0, self.most, hops * plan.activation,
             returned, self._bottleneck(period, busy), ends, self.spans,
         )  # fmt: skip
 
