@@ -360,10 +360,18 @@ class _Run:
         S, M, plan = self.stages, self.plan.micro_batches, self.plan
         hops = sum(self.process_of[s] != self.process_of[s + 1] for s in range(S - 1)) * M
         returned = {"gradient": hops * self.returning, "error": (S - 1) * M * plan.error}.get(str(self.waits), 0.0)
+        computing = sum(busy) / len(busy)
         return Simulation(
-            ends[0], period, max(0.0, 1 - sum(busy) / len(busy) / period) if period else 0.0, self.most, hops * plan.activation,
-            returned, self._bottleneck(period, busy), ends, self.spans,
-        )  # fmt: skip
+            first_step=ends[0],
+            period=period,
+            bubble=max(0.0, 1 - computing / period) if period else 0.0,
+            held=self.most,
+            bytes_forward=hops * plan.activation,
+            bytes_backward=returned,
+            bottleneck=self._bottleneck(period, busy),
+            ends=ends,
+            spans=self.spans,
+        )
 
     def _bottleneck(self, period: float, busy: list[float]) -> str:
         M, plan = self.plan.micro_batches, self.plan
