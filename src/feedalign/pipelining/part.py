@@ -1,22 +1,39 @@
 """A part of a model whose points receive what the last stage sends, whatever schedule runs it."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
 from feedalign.attach import attach
 from feedalign.errors import PointsError, SignalError
 from feedalign.feedback import Site
 from feedalign.layout import error_shape
+from feedalign.observe import undisturbed
 from feedalign.pipelining.agreement import Card
 from feedalign.pipelining.link import Link, Linked, check_rule
 from feedalign.points import Points
 from feedalign.rules import Rule
 from feedalign.tree import flatten, is_floating
+
+Weights = Literal["copy", "recompute", "current"]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a backward pass needs of the time of its forward pass, if weights change in between."""
+
+    copies: dict[str, Tensor] | None = None
+    """The weights, by name."""
+    inputs: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+    """What the part was called with, to run it again."""
+    random: Tensor | None = None
+    """The state of the random number generator before it ran."""
 
 
 class Part:
@@ -60,6 +77,9 @@ class Part:
         self.port: Tensor | None = None
         self.output_shapes: list[torch.Size] = []  # what the part returned last: floating-point tensors
         self.output_dtype = torch.float32
+        self.weights: Weights | None = None
+        self.kept: Kept | None = None  # by the forward pass that ran last
+        self._copies: dict[str, Tensor] | None = None
         self._open = False
         self._returned: Any = None
         # Around the hooks of the attachment: they take the port for what the part returns.
@@ -73,6 +93,34 @@ class Part:
             self._around.append(module.register_forward_hook(self._take_port))
         self._around.append(module.register_forward_hook(self._look))
 
+    def forward(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the part; with updates per micro-batch, keep what its backward pass will need."""
+        self.kept = None
+        if not self._open or self.weights in (None, "current"):
+            return self.module(*args, **kwargs)
+        if self.weights == "recompute":
+            self.kept = Kept(inputs=(args, kwargs), random=_random_state(self.device))
+            return self.module(*args, **kwargs)
+        if self._copies is None:
+            self._copies = {
+                name: parameter.detach().clone().requires_grad_(parameter.requires_grad)
+                for name, parameter in self.module.named_parameters()
+            }
+        self.kept = Kept(copies=self._copies)
+        return functional_call(self.module, self._copies, args, kwargs)
+
+    def again(self, kept: "Kept") -> Any:
+        """Run a forward pass again: weights as they are by now, the same inputs and random numbers."""
+        assert kept.inputs is not None
+        args, kwargs = kept.inputs
+        with undisturbed(self.module):
+            _set_random_state(self.device, kept.random)
+            return self.run(lambda: self.module(*args, **kwargs))
+
+    def updated(self) -> None:
+        """Forget copies of weights that are no longer those of the part."""
+        self._copies = None
+
     def run(self, forward: Callable[[], Any]) -> Any:
         """Run a forward pass of the part that its points shall learn from; afterwards :attr:`port` leads to them."""
         self._open, self.port = True, None
@@ -82,8 +130,9 @@ class Part:
             self._open, self._returned = False, None
 
     def backward(
-        self, starts: Sequence[Tensor], gradients: Sequence[Tensor], arrived: Tensor | None, targets: object = None
-    ) -> None:
+        self, starts: Sequence[Tensor], gradients: Sequence[Tensor], arrived: Tensor | None, targets: object = None,
+        kept: "Kept | None" = None,
+    ) -> None:  # fmt: skip
         """Run the backward pass of one micro-batch.
 
         Args:
@@ -91,12 +140,19 @@ class Part:
             gradients: At these.
             arrived: What the last stage has sent: error or product; ``None`` if the rule sends targets.
             targets: Of the micro-batch, for rules that send targets.
+            kept: What :meth:`forward` kept.
         """
         self.link.arrived, self.link.targets = arrived, targets
         try:
             torch.autograd.backward(list(starts), list(gradients))
         finally:
             self.link.arrived = None
+        if kept is not None and kept.copies is not None:
+            for name, parameter in self.module.named_parameters():
+                copy = kept.copies[name]
+                if copy.grad is not None:
+                    parameter.grad = copy.grad if parameter.grad is None else parameter.grad + copy.grad
+                    copy.grad = None
 
     def synchronise_gradients(self, now: bool) -> None:
         """Let fully sharded parameters reduce their gradients in the next backward pass, or not yet."""
@@ -175,3 +231,18 @@ class Part:
                 f"{[tuple(shape) for shape in self.output_shapes]}. Return what the loss is computed from."
             )
         return found[0][0], sum(width for _, width in found)
+
+
+def _random_state(device: torch.device) -> Tensor:
+    if device.type == "cpu":
+        return torch.get_rng_state()
+    state: Tensor = torch.get_device_module(device).get_rng_state(device)
+    return state
+
+
+def _set_random_state(device: torch.device, state: Tensor | None) -> None:
+    assert state is not None
+    if device.type == "cpu":
+        torch.set_rng_state(state)
+    else:
+        torch.get_device_module(device).set_rng_state(state, device)

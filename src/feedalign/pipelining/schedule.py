@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.pipelining.microbatch import TensorChunkSpec
 from torch.distributed.pipelining.schedules import PipelineScheduleSingle
 
@@ -19,6 +20,7 @@ from feedalign.observe import undisturbed
 from feedalign.pipelining.agreement import agreement, check, gather
 from feedalign.pipelining.link import Agreement, Send, may_send_product
 from feedalign.pipelining.order import Action, Ahead, check_ahead, dfa_order, local_order
+from feedalign.pipelining.part import Kept, Weights
 from feedalign.pipelining.simulator import Span
 from feedalign.pipelining.stage import Stage
 from feedalign.pipelining.waiting import Place, StageError
@@ -58,6 +60,18 @@ class ScheduleDFA(PipelineScheduleSingle):
         send: What is broadcast: the ``"error"`` ``[N, C]``; the ``"product"`` ``e B [N, D]`` of shared feedback with
             ``D`` the columns of the widest point; or ``"auto"``, the narrower of the two.
         timeout: Seconds to wait for another stage.
+        updates: ``"step"``: the optimiser's step is yours, after every step of the schedule. ``"micro-batch"``: the
+            schedule steps ``optimizer`` after every backward pass, each stage for itself and without waiting for
+            others. A forward pass of a stage then runs with weights that have not learned yet from the :attr:`delay`
+            micro-batches before it, in a fixed order, so that the same numbers come out every time. Gradients are not
+            divided by M. The fewer micro-batches a stage takes up, the smaller the delay: write ``ahead=0``. Momentum
+            adds up with delay.
+        optimizer: Of this stage's parameters, for ``updates="micro-batch"``.
+        weights: What a backward pass does about weights that have changed since its forward pass. ``"copy"`` keeps
+            those of the forward pass, :attr:`delay` + 1 copies at most. ``"recompute"`` runs the forward pass again
+            with those of now, which takes the memory of inputs alone, and f more time; the gradient is another one.
+            ``"current"`` does nothing, right where backward passes do not read weights (linear layers with a point
+            behind each); elsewhere autograd raises.
 
     Attributes:
         steps: How many training steps have begun.
@@ -86,6 +100,9 @@ class ScheduleDFA(PipelineScheduleSingle):
         ahead: Ahead = "flat",
         send: Send = "auto",
         timeout: float = 60.0,
+        updates: Literal["step", "micro-batch"] = "step",
+        optimizer: torch.optim.Optimizer | None = None,
+        weights: Weights = "copy",
     ) -> None:
         if not isinstance(stage, Stage):
             raise TypeError(
@@ -105,6 +122,7 @@ class ScheduleDFA(PipelineScheduleSingle):
                 f"of one product, found {rule!r}. Write send='error'."
             )
         check_ahead(ahead)
+        _check_updates(stage.submod, updates, optimizer, weights)
         # Forward only, as far as torch is concerned: it would send gradients from stage to stage.
         super().__init__(stage, n_microbatches, None, args_chunk_spec, kwargs_chunk_spec, output_merge_spec)
         self.loss_fn = loss_fn
@@ -114,6 +132,7 @@ class ScheduleDFA(PipelineScheduleSingle):
         self.spans: list[Span] | None = None
         self._pipe = stage
         self._evaluating = False
+        self._watched = False  # whether an update has been looked at
         self._settled = False  # whether the stages know each other's points
         self._place = Place(stage.stage_index, stage.ranks, timeout, torch.device(stage.device))
         # Errors travel in a group of their own, so that they do not queue behind activations and have their own
@@ -121,6 +140,8 @@ class ScheduleDFA(PipelineScheduleSingle):
         self._errors: distributed.ProcessGroup = distributed.new_group(
             list(stage.ranks), timeout=timedelta(seconds=timeout), use_local_synchronization=True
         )
+        self.updates, self.optimizer = updates, optimizer
+        stage.own.weights = weights if updates == "micro-batch" else None
         self._buffers: list[Tensor] = []
         self._shapes: dict[str, list[tuple[torch.Size, torch.dtype]]] = {}
 
@@ -130,6 +151,15 @@ class ScheduleDFA(PipelineScheduleSingle):
         if self._pipe.link.rule.targeted:
             return local_order(self._pipe.stage_index, self._n_microbatches)
         return dfa_order(self._pipe.stage_index, self._num_stages, self._n_microbatches, self.ahead)
+
+    @property
+    def delay(self) -> int:
+        """How many micro-batches before it a forward pass has not learned from, with updates per micro-batch.
+
+        It is ``S - 1 - s + min(s, ahead)`` at most; the first micro-batches of a step have fewer before them.
+        Backpropagation's would be ``2 (S - 1 - s)`` in a pipeline without waiting.
+        """
+        return next(place for place, action in enumerate(self.order) if action.kind == "B") - 1
 
     def eval(self, *args: Any, target: Any = None, losses: list[Any] | None = None, **kwargs: Any) -> Any:
         """Run forward passes alone, without gradients; arguments and result are those of ``step``."""
@@ -172,10 +202,29 @@ class ScheduleDFA(PipelineScheduleSingle):
             self._pipe.output_chunks.clear()
         if losses is not None and self._pipe.is_last and run.losses:
             losses[:] = run.losses
-        if training and self.scale_grads and self._n_microbatches > 1:
+        if training and self.updates == "step" and self.scale_grads and self._n_microbatches > 1:
             for parameter in self._pipe.submod.parameters():
                 if parameter.grad is not None:
                     parameter.grad.div_(self._n_microbatches)
+
+    def _update(self) -> None:
+        """Step the optimiser after one micro-batch."""
+        assert self.optimizer is not None
+        watched = None
+        if self._pipe.own.weights == "current" and not self._watched:
+            watched = [(p, p._version, p.data_ptr(), p.detach().clone()) for p in self._pipe.submod.parameters()]
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self._pipe.own.updated()
+        for parameter, version, place, before in watched or ():
+            unseen = parameter._version == version and not torch.equal(parameter.detach(), before)
+            if unseen or parameter.data_ptr() != place:
+                raise SignalError(
+                    f"{type(self.optimizer).__name__} writes weights by `.data`, which autograd does not see, so that "
+                    "backward passes would mix weights of before and after. Write weights='copy', or an optimiser that "
+                    "changes parameters in place under torch.no_grad()."
+                )
+        self._watched = self._watched or watched is not None
 
     def _introduce(self) -> None:
         """Exchange names and settings, and learn the shape of the error."""
@@ -185,6 +234,7 @@ class ScheduleDFA(PipelineScheduleSingle):
             "ahead": repr(self.ahead),
             "send": repr(self.send),
             "scale_grads": str(self.scale_grads),
+            "updates": repr(self.updates),
         }
         self._cards = gather(stage.own.card(settings, stage.is_last), self._errors)
         check(self._cards)
@@ -236,6 +286,8 @@ class _Step:
         self.outputs: dict[int, list[Tensor]] = {}  # what backward passes start from, with their graphs
         self.gradients: dict[int, list[Tensor]] = {}  # on the last stage, of the same tensors
         self.arrived: dict[int, Tensor] = {}  # on the last stage, what it has broadcast
+        self.kept: dict[int, Kept] = {}  # of the weights, if they change between forward and backward pass
+        self.reached: dict[int, list[int]] = {}  # on the last stage, which tensors of its output have gradients
         self.received: dict[int, Works] = {}
         self.errors: dict[int, Works] = {}
         self.sending: list[tuple[int, Works]] = []
@@ -292,11 +344,20 @@ class _Step:
         if self.training and stage.own.port is not None:
             self.outputs[m] = [stage.own.port]
             stage.own.port = None
+        kept, stage.own.kept = stage.own.kept, None
+        if self.training and kept is not None:
+            self.kept[m] = kept
+            if kept.inputs is not None:
+                self.outputs[m] = []  # and with it the graph: the pass will run again
         if not self.training or stage.is_last:
             stage.fwd_cache.pop(m)
 
     def backward(self, m: int) -> None:
         stage, place, when, link = self.stage, self.place, self.when(m), self.stage.link
+        kept = self.kept.pop(m, None)
+        if kept is not None and kept.inputs is not None:
+            with place.computing("the forward pass, run again", when):
+                self._again(m, kept)
         starts = self.outputs.pop(m, [])
         if stage.is_last:
             gradients = self.gradients.pop(m)
@@ -313,8 +374,18 @@ class _Step:
             targets = self._target(m) if link.rule.targeted else None
             stage.own.synchronise_gradients(m == len(self.args) - 1)
             with self.timed("B", m), place.computing("the backward pass", when):
-                stage.own.backward([start for start, _ in trained], [each for _, each in trained], arrived, targets)
+                stage.own.backward([s for s, _ in trained], [each for _, each in trained], arrived, targets, kept)
+                if self.schedule.updates == "micro-batch":
+                    self.schedule._update()
         stage.fwd_cache.pop(m, None)
+
+    def _again(self, m: int, kept: Kept) -> None:
+        output = self.stage.own.again(kept)
+        if self.stage.is_last:
+            leaves, _ = flatten(output)
+            self.outputs[m] = [leaves[place] for place in self.reached.pop(m)]
+        elif self.stage.own.port is not None:
+            self.outputs[m], self.stage.own.port = [self.stage.own.port], None
 
     def finish(self) -> None:
         for other, works in self.sending:
@@ -340,9 +411,8 @@ class _Step:
         gradients: list[Tensor | None] = [read[place].grad for place in places]
         if all(gradient is None for gradient in gradients):
             raise SignalError("The loss does not depend on what the last stage returns, so there is no error to send.")
-        self.outputs[m] = [
-            leaves[place] for place, gradient in zip(places, gradients, strict=True) if gradient is not None
-        ]
+        reached = [place for place, gradient in zip(places, gradients, strict=True) if gradient is not None]
+        self.reached[m], self.outputs[m] = reached, [leaves[place] for place in reached]
         self.gradients[m] = [gradient for gradient in gradients if gradient is not None]
         agreed = self.stage.link.agreed
         assert agreed is not None
@@ -409,3 +479,28 @@ def _start(op: distributed.P2POp) -> distributed.Work:
 
 def _listed(shapes: Sequence[tuple[torch.Size, torch.dtype]]) -> str:
     return ", ".join(f"{list(shape)} ({str(dtype).removeprefix('torch.')})" for shape, dtype in shapes) or "none"
+
+
+def _check_updates(part: torch.nn.Module, updates: str, optimizer: torch.optim.Optimizer | None, weights: str) -> None:
+    """Raise unless the options of updates fit together.
+
+    Raises:
+        ValueError: They do not.
+    """
+    if updates not in ("step", "micro-batch") or weights not in ("copy", "recompute", "current"):
+        raise ValueError(
+            "updates must be 'step' or 'micro-batch', and weights 'copy', 'recompute' or 'current'; found "
+            f"{updates!r} and {weights!r}."
+        )
+    if updates == "step":
+        if optimizer is not None:
+            raise ValueError("An optimizer is given, and updates='step' leaves its steps to you. Leave it out.")
+        return
+    if optimizer is None:
+        raise ValueError("updates='micro-batch' expected the optimizer of this stage's parameters: optimizer=...")
+    own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    missing = [name for name, p in part.named_parameters() if p.requires_grad and id(p) not in own]
+    if missing:
+        raise ValueError(f"optimizer expected all parameters of this stage, found none called {missing[0]!r} in it.")
+    if any(isinstance(module, FSDPModule) for module in part.modules()):
+        raise ValueError("updates='micro-batch' expected a stage whose parameters are whole, found fully_shard in it.")

@@ -1,5 +1,7 @@
 """A part of a model on one process, whose points receive what the last stage sends."""
 
+from typing import Any
+
 import torch
 from torch import distributed, nn
 from torch.distributed.pipelining import PipelineStage
@@ -83,6 +85,10 @@ class Stage(PipelineStage):
             matrix = f"{type(feedback).__name__.lower()} [{agreed.width}, {layout.site.columns}] x {scale:.3g}"
             rows.append((key, str(list(layout.shape)), matrix + (", shared" if feedback.shared else "")))
         return f"{title}; {said[agreed.sent]}\n{table(rows)}"
+
+    def forward_maybe_with_nosync(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the part: what torch's stages call in a forward pass."""
+        return self.own.forward(args, kwargs)
 
     def remove(self) -> None:
         """Take the rule off the part, which is then what it was."""
