@@ -78,11 +78,72 @@ def cast(rank: int, world: int) -> Bits:
         return trained(SYSTEMS["growing"], SYSTEMS["growing"].build(rank, world), rank, world)
 
 
-WIDTH, OUTPUTS, LAYERS, LIMIT = 2048, 16, 12, 290 * 2**20
+def clipped(rank: int, world: int) -> Bits:
+    """The gradients after clipping them by the norm of all stages' gradients, and that norm."""
+    system = SYSTEMS["growing"]
+    part = system.build(rank, world)
+    own = fp.Stage(part, RULE, system.names(part), index=rank, stages=world)
+    schedule = fp.ScheduleDFA(own, MICRO_BATCHES, system.loss)
+    x, y = system.batch(COUNT, 0)
+    schedule.step(*([x] if own.is_first else []), **({"target": y} if own.is_last else {}))
+    norm = fp.clip_grad_norm_(own, 0.1)
+    return {**gradients(part), "norm": norm}
+
+
+class Pair(nn.Module):
+    """A stage that returns two tensors, one of them whole numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(6, 8), nn.ReLU())
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.first(x), torch.ones(len(x), dtype=torch.int64)
+
+
+class Joined(nn.Module):
+    """A stage that takes them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second, self.head = nn.Sequential(nn.Linear(8, 7), nn.ReLU()), nn.Linear(7, 5)
+
+    def forward(self, x: Tensor, number: Tensor) -> Tensor:
+        return self.head(self.second(x)) * number.unsqueeze(1)
+
+
+class Both(nn.Module):
+    """The same on one process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        below = Pair()
+        torch.manual_seed(1)
+        above = Joined()
+        self.first, self.second = below.first, above.second  # the names that the points have on the stages
+        self.below, self.above = below, above
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.above(*self.below(x))
+
+
+def several(rank: int, world: int) -> Bits:
+    """Several tensors between stages."""
+    torch.manual_seed(rank)
+    part = [Pair, Joined][rank]()
+    own = fp.Stage(part, RULE, ["first", "second"][rank], index=rank, stages=world)
+    schedule = fp.ScheduleDFA(own, MICRO_BATCHES, F.cross_entropy)
+    x, y = SYSTEMS["growing"].batch(COUNT, 0)
+    schedule.step(*([x] if own.is_first else []), **({"target": y} if own.is_last else {}))
+    return gradients(part)
+
+
+WIDTH, OUTPUTS, LAYERS, LIMIT = 2048, 16, 16, 400 * 2**20
 
 
 def large(rank: int, world: int) -> str:
-    """Train layers that need 176 MiB for weights and as much for gradients, under a limit; return how it went."""
+    """Train layers that need 240 MiB for weights and as much for gradients, under a limit; return how it went."""
     each = LAYERS // world
     numbers = range(rank * each, (rank + 1) * each)
     with torch.device("meta"):
@@ -122,9 +183,12 @@ def _used() -> int:
     return int(line.split()[1]) * 1024
 
 
+SCENARIOS = {"large": large, "checkpointed": checkpointed, "cast": cast, "clipped": clipped, "several": several}
+
+
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[Any]]:
-    return run(2, tmp_path_factory.mktemp("two"), {"checkpointed": checkpointed, "cast": cast, "large": large})
+    return run(2, tmp_path_factory.mktemp("two"), SCENARIOS)
 
 
 def test_checkpointed_activations(two: Callable[[str], list[Any]]) -> None:
@@ -136,6 +200,33 @@ def test_bfloat16(two: Callable[[str], list[Any]]) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         expected = one_process(SYSTEMS["growing"], RULE, MICRO_BATCHES, COUNT)
     assert differing(two("cast"), expected) == []
+
+
+def test_one_norm_of_all_gradients(two: Callable[[str], list[Any]]) -> None:
+    system = SYSTEMS["growing"]
+    model = system.build()
+    fa.attach(model, RULE, system.names(model))
+    x, y = system.batch(COUNT, 0)
+    for part, target in zip(x.chunk(MICRO_BATCHES), y.chunk(MICRO_BATCHES), strict=True):
+        (system.loss(model(part), target) / MICRO_BATCHES).backward()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+    assert norm > 0.1
+    first, second = two("clipped")
+    assert torch.equal(first.pop("norm"), second.pop("norm"))
+    for name, value in gradients(model).items():
+        torch.testing.assert_close({**first, **second}[name], value, rtol=1e-5, atol=1e-8)
+
+
+def test_several_tensors_between_stages(two: Callable[[str], list[Any]]) -> None:
+    model = Both()
+    fa.attach(model, RULE, ["first", "second"])
+    x, y = SYSTEMS["growing"].batch(COUNT, 0)
+    for part, target in zip(x.chunk(MICRO_BATCHES), y.chunk(MICRO_BATCHES), strict=True):
+        F.cross_entropy(model(part), target).backward()
+    found = {**two("several")[0], **two("several")[1]}
+    expected = {f"{n}": p.grad / MICRO_BATCHES for m in (model.below, model.above) for n, p in m.named_parameters()}
+    assert found.keys() == expected.keys()
+    assert [name for name, value in expected.items() if not torch.equal(found[name], value)] == []
 
 
 def test_stages_that_are_sharded(tmp_path: Any) -> None:

@@ -16,6 +16,7 @@ pass when it arrives: no gradient travels from stage to stage. The gradients are
 
 from feedalign.pipelining.carrier import Carried, carry
 from feedalign.pipelining.checkpoint import resume, save
+from feedalign.pipelining.clipping import clip_grad_norm_
 from feedalign.pipelining.link import Send
 from feedalign.pipelining.order import Action, Ahead
 from feedalign.pipelining.rendezvous import init_process_group
@@ -36,6 +37,7 @@ __all__ = [
     "Stage",
     "StageError",
     "carry",
+    "clip_grad_norm_",
     "init_process_group",
     "resume",
     "save",
