@@ -192,6 +192,31 @@ def first_of_two(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], fp.Stage]:
     return lambda points: fp.Stage(SYSTEM.build(0, 2), RULE, points, index=0, stages=2)
 
 
+def test_named_arguments_of_the_part_and_of_the_loss() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = SYSTEM.build()
+
+        def forward(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+            return self.layers(x) * scale
+
+    def loss(output: torch.Tensor, target: torch.Tensor, factor: float = 1.0) -> torch.Tensor:
+        return factor * SYSTEM.loss(output, target)
+
+    x, y = SYSTEM.batch(16, 0)
+    scale = torch.linspace(1, 2, 16).unsqueeze(1)
+    names = [f"layers.{i}" for i in range(4)]
+    part, model = Scaled(), Scaled()
+    schedule = fp.ScheduleDFA(fp.Stage(part, RULE, names, index=0, stages=1), 4, loss, scale_grads=False)
+    schedule.step(x, scale=scale, target=y, loss_kwargs={"factor": 3.0})
+    fa.attach(model, RULE, names)
+    for rows, factors, labels in zip(x.chunk(4), scale.chunk(4), y.chunk(4), strict=True):
+        loss(model(rows, scale=factors), labels, 3.0).backward()
+    for (name, found), expected in zip(part.named_parameters(), model.parameters(), strict=True):
+        assert torch.equal(found.grad, expected.grad), name
+
+
 def test_a_part_outside_of_a_step(first_of_two: Callable[[Any], fp.Stage]) -> None:
     own = first_of_two(("0", "1"))
     x, _ = SYSTEM.batch(8, 0)

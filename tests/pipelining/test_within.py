@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import feedalign as fa
@@ -139,11 +140,12 @@ def several(rank: int, world: int) -> Bits:
     return gradients(part)
 
 
-WIDTH, OUTPUTS, LAYERS, LIMIT = 2048, 16, 16, 400 * 2**20
+# Weights of 36 MiB each: smaller ones would come from a heap, which has gaps.
+WIDTH, OUTPUTS, LAYERS, LIMIT = 3072, 16, 8, 440 * 2**20
 
 
 def large(rank: int, world: int) -> str:
-    """Train layers that need 240 MiB for weights and as much for gradients, under a limit; return how it went."""
+    """Train layers that need 252 MiB for weights and as much for gradients, under a limit; return how it went."""
     each = LAYERS // world
     numbers = range(rank * each, (rank + 1) * each)
     with torch.device("meta"):
@@ -183,7 +185,56 @@ def _used() -> int:
     return int(line.split()[1]) * 1024
 
 
-SCENARIOS = {"large": large, "checkpointed": checkpointed, "cast": cast, "clipped": clipped, "several": several}
+def frozen(which: int, rank: int, world: int) -> Bits:
+    """One of the stages has nothing to train."""
+    system = SYSTEMS["growing"]
+    part = system.build(rank, world).requires_grad_(rank != which)
+    own = fp.Stage(part, RULE, system.names(part), index=rank, stages=world)
+    schedule = fp.ScheduleDFA(own, MICRO_BATCHES, system.loss)
+    x, y = system.batch(COUNT, 0)
+    schedule.step(*([x] if own.is_first else []), **({"target": y} if own.is_last else {}))
+    return gradients(part)
+
+
+class Products(TorchDispatchMode):
+    """Counts matrix products, by the number of their operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[int] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+            a, b = args[-2:]
+            self.found.append(a.shape[0] * a.shape[1] * b.shape[1])
+        return function(*args, **(kwargs or {}))
+
+
+def counted(send: Any, rank: int, world: int) -> list[int]:
+    """The products of a step, after one in which the stages get to know each other."""
+    system = SYSTEMS["shrinking"]
+    part = system.build(rank, world)
+    own = fp.Stage(part, RULE, system.names(part), index=rank, stages=world)
+    schedule = fp.ScheduleDFA(own, 1, system.loss, send=send)
+    x, y = system.batch(4, 0)
+    given, target = ([x] if own.is_first else []), ({"target": y} if own.is_last else {})
+    schedule.step(*given, **target)
+    with Products() as counter:
+        schedule.step(*given, **target)
+    return sorted(counter.found)
+
+
+SCENARIOS: dict[str, Any] = {
+    "large": large,
+    "checkpointed": checkpointed,
+    "cast": cast,
+    "clipped": clipped,
+    "several": several,
+}
+
+
+SCENARIOS |= {f"frozen-{which}": partial(frozen, which) for which in (0, 1)}
+SCENARIOS |= {f"counted-{send}": partial(counted, send) for send in ("error", "product")}
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +266,35 @@ def test_one_norm_of_all_gradients(two: Callable[[str], list[Any]]) -> None:
     assert torch.equal(first.pop("norm"), second.pop("norm"))
     for name, value in gradients(model).items():
         torch.testing.assert_close({**first, **second}[name], value, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_stage_that_does_not_train(two: Callable[[str], list[Any]], which: int) -> None:
+    system = SYSTEMS["growing"]
+    model = system.build()
+    of_stage = [set(dict(system.build(stage, 2).named_parameters())) for stage in range(2)]
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in of_stage[which])
+    fa.attach(model, RULE, system.names(model))
+    x, y = system.batch(COUNT, 0)
+    for part, target in zip(x.chunk(MICRO_BATCHES), y.chunk(MICRO_BATCHES), strict=True):
+        system.loss(model(part), target).backward()
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            parameter.grad.div_(MICRO_BATCHES)
+    assert differing(two(f"frozen-{which}"), gradients(model)) == []
+
+
+def test_no_stage_forms_the_gradient_of_an_input(two: Callable[[str], list[Any]]) -> None:
+    """Two products per layer; beside them e B, on every stage if the error is sent, else on the last one alone."""
+    rows, classes, widest = 4, 96, 64
+    hidden = [[6 * 64, 64 * 48, 48 * 32], [32 * 16]]
+    head, signal = 16 * classes * rows, classes * widest * rows
+    for send in ("error", "product"):
+        first, second = two(f"counted-{send}")
+        own = [rows * each for each in hidden[0] * 2]
+        assert first == sorted([*own, signal] if send == "error" else own)
+        assert second == sorted([rows * each for each in hidden[1] * 2] + [head, head] + [signal])
 
 
 def test_several_tensors_between_stages(two: Callable[[str], list[Any]]) -> None:

@@ -200,7 +200,7 @@ def _agree(made: Mapping[int, Part], stages: int, example: Any, send: Send, grou
     for index, own in made.items():
         own.link.agree(agreement(cards, [], send, rule))
         with torch.enable_grad(), undisturbed(own.module):
-            own.run(lambda own=own, index=index: own.module(*inputs[index]))  # type: ignore[misc]
+            own.run(lambda own=own, index=index: own.forward(inputs[index], {}))  # type: ignore[misc]
         own.port = None
     ours_laid = {index: own.sites() for index, own in made.items()}
     laid = {index: sites for each in gather(ours_laid, group) for index, sites in each.items()}

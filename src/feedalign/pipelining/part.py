@@ -80,6 +80,7 @@ class Part:
         self.weights: Weights | None = None
         self.kept: Kept | None = None  # by the forward pass that ran last
         self._copies: dict[str, Tensor] | None = None
+        self._called: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})  # with what the part ran last
         self._open = False
         self._returned: Any = None
         # Around the hooks of the attachment: they take the port for what the part returns.
@@ -95,7 +96,7 @@ class Part:
 
     def forward(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the part; with updates per micro-batch, keep what its backward pass will need."""
-        self.kept = None
+        self.kept, self._called = None, (args, kwargs)
         if not self._open or self.weights in (None, "current"):
             return self.module(*args, **kwargs)
         if self.weights == "recompute":
@@ -174,9 +175,27 @@ class Part:
         return Card({**settings, "rule": repr(self.link.rule)}, names, tuple(map(str, self.handle.points)), output)
 
     def sites(self) -> tuple[Site, ...]:
-        """Return the points as the last forward pass laid them out."""
+        """Return the points as the last forward pass laid them out, those with nothing to train below included."""
         planner = self.handle.planner
-        return () if planner is None else tuple(layout.site for layout in planner.layouts.values())
+        if planner is None or not self.handle.points:
+            return ()
+        if not planner.layouts:
+            self._lay_out()
+        return tuple(layout.site for layout in planner.layouts.values())
+
+    def _lay_out(self) -> None:
+        """Run the part once more as if it were trained: one that is frozen receives no signal, so none was laid out."""
+        args, kwargs = self._called
+        frozen = [parameter for parameter in self.module.parameters() if not parameter.requires_grad]
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        try:
+            with torch.enable_grad(), undisturbed(self.module):
+                self.run(lambda: self.module(*args, **kwargs))
+        finally:
+            self.port = None
+            for parameter in frozen:
+                parameter.requires_grad_(False)
 
     def _take_off(self) -> None:
         for hook in self._around:
