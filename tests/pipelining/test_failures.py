@@ -44,14 +44,18 @@ def enter(rank: int, folder: str, how: str, who: int) -> None:
 
     next(iter(part.children())).register_forward_hook(trouble)
     own = fp.Stage(part, fa.DFA(seed=0), SYSTEM.names(part), index=rank, stages=WORLD)
-    schedule = fp.ScheduleDFA(own, MICRO_BATCHES, SYSTEM.loss, timeout=TIMEOUT)
+    loss = None if how == "no loss" and rank == who else SYSTEM.loss
+    schedule = fp.ScheduleDFA(own, MICRO_BATCHES, loss, timeout=TIMEOUT)
     x, y = SYSTEM.batch(16, 0)
+    began = time.monotonic()
     try:
         for _ in range(5):
             schedule.step(*([x] if own.is_first else []), **({"target": y} if own.is_last else {}))
             began = time.monotonic()
     except fp.StageError as error:
         Path(folder, f"said-{rank}").write_text(f"{time.monotonic() - began}\n{error}")
+    if how == "no loss" and rank == who:
+        time.sleep(TIMEOUT + 1)  # and goes on evaluating
     os._exit(1)
 
 
@@ -88,6 +92,11 @@ def test_a_stage_that_raises(tmp_path: Path) -> None:
         r"not answer: it has left, or hangs \(timeout 3 s\)",
         found[1],
     )
+
+
+def test_a_stage_that_does_not_know_it_trains(tmp_path: Path) -> None:
+    found = said(tmp_path, "no loss", 0)
+    assert "Stage 1 of 2 (rank 1) raised in the exchange of names (is loss_fn given on every stage?)" in found[1]
 
 
 def test_a_stage_that_dies(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from feedalign.pipelining.order import Ahead
 from feedalign.pipelining.simulator import Broadcasting, Name, Plan, Simulation, Span, duration, simulate
 
 LARGE = 100_000
-"""From so many stages times micro-batches on, the second step stands for all later ones."""
+"""With more stages times micro-batches than this, the second step stands for all later ones."""
 LABELS: dict[Name, str] = {
     "gpipe": "GPipe, backprop",
     "1f1b": "1F1B, backprop",
@@ -33,7 +33,7 @@ MEANINGS = {
     "U": "optimiser",
 }
 NUMBERED = 120
-"""Up to so many spans per process are written with the number of their micro-batch."""
+"""The most spans per process that are written with the number of their micro-batch."""
 MOST_ROWS = 64
 """More processes than this are drawn by samples of them."""
 

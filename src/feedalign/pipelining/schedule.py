@@ -39,9 +39,9 @@ class ScheduleDFA(PipelineScheduleSingle):
     process forms the products of all points at once, and some kernels round a column by what lies beside it.)
 
     With f and d the times of a stage's forward and backward pass, a first step takes :math:`M (f + d) + (S - 1) f`. In
-    steps that follow each other without a barrier, a step takes :math:`M (f + d) + (S - 1 - a) f` for ``ahead`` = a < S
-    and :math:`M \ge S`: no stage idles with ``"flat"``. Clipping the norm of all stages' gradients together is a
-    barrier, clipping per stage is not.
+    steps that follow each other without a barrier, a step takes at most :math:`M (f + d) + (S - 1 - a) f` for ``ahead``
+    = a < S and :math:`M \ge S`: no stage idles with ``"flat"``. Clipping the norm of all stages' gradients together is
+    a barrier, clipping per stage is not.
 
     Targets go to the last stage; with DRTP, which needs no error, to every stage.
 
@@ -236,7 +236,9 @@ class ScheduleDFA(PipelineScheduleSingle):
             "scale_grads": str(self.scale_grads),
             "updates": repr(self.updates),
         }
-        self._cards = gather(stage.own.card(settings, stage.is_last), self._errors)
+        card = stage.own.card(settings, stage.is_last)
+        with self._place.computing("the exchange of names (is loss_fn given on every stage?)", "step 1"):
+            self._cards = gather(card, self._errors)
         check(self._cards)
         stage.link.agree(agreement(self._cards, [], self.send, rule))
 
