@@ -27,6 +27,17 @@ def test_the_tutorials_run(capsys: pytest.CaptureFixture[str], name: str, output
         assert all(line.rstrip() in printed for line in block.splitlines())
 
 
+def test_the_tutorial_of_many_processes_runs(tmp_path: Path) -> None:
+    page = (ROOT / "docs/tutorials/from-one-process-to-many.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    (tmp_path / "train.py").write_text(program)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (shown,) = re.findall(r"```text\n(.*?)```", page, flags=re.DOTALL)
+    assert [line for line in shown.splitlines() if line not in done.stdout] == []
+
+
 def test_the_rule_of_the_rules_page_runs() -> None:
     page = (ROOT / "docs/rules.md").read_text()
     programs = re.findall(r"```python\n(.*?)```", page.split("## Writing a rule")[1], flags=re.DOTALL)
@@ -71,6 +82,7 @@ def test_the_library_needs_torch_alone_and_never_its_experiments() -> None:
         *(source / "rules").glob("*.py"),
         *(source / "feedback").glob("*.py"),
         *(source / "transport").glob("*.py"),
+        *(source / "pipelining").glob("*.py"),
     ]
     allowed = set(sys.stdlib_module_names) | {"torch", "feedalign"}
     for file in library:
@@ -86,4 +98,4 @@ def test_the_library_needs_torch_alone_and_never_its_experiments() -> None:
         assert not re.search(r"^\s*(from|import) feedalign\.(experiments|bench|cli)", file.read_text(), re.M), file.name
     program = "import sys, feedalign; print([m for m in sys.modules if m.startswith('feedalign.')])"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert not re.search(r"feedalign\.(experiments|bench|cli|theory)", found)
+    assert not re.search(r"feedalign\.(experiments|bench|cli|theory|pipelining)", found)

@@ -85,3 +85,18 @@ def test_a_block_needs_a_benchmark_of_its_kind(command, trained: Path, tmp_path:
     assert said.code == 2
     assert "Expected a record of bench-memory at or below" in said.message
     assert "`feedalign bench memory` makes one." in said.message
+
+
+def test_a_pipeline_starts_its_own_processes(command, tmp_path: Path) -> None:
+    said = command(
+        "bench", "pipeline", "--system", "sleep", "--sleep", "1ms", "--micro-batches", "2", "--schedules", "1f1b",
+        "dfa-flat", "--rounds", "2", "--warmup", "1", "--row", "2", "--output", tmp_path,
+    )  # fmt: skip
+    assert said.code == 0
+    assert "A step of a pipeline of 2 processes, cpu with 1 thread each" in said.out
+    record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
+    assert [case["rule"] for case in record["cases"]] == ["1f1b", "dfa-flat"]
+    assert "Example: feedalign bench pipeline" in command("bench", "pipeline", "--help").out
+    said = command("bench", "pipeline", "--sleep", "20")
+    assert said.code == 2
+    assert "--sleep expected a time such as 16.5ms" in said.message

@@ -14,6 +14,7 @@ from feedalign.bench.ctr_tables import ctr_costs
 from feedalign.bench.memory_tables import over
 from feedalign.bench.methods import label
 from feedalign.bench.nerf_tables import nerf_speeds
+from feedalign.bench.pipeline_tables import pipeline_ratios
 from feedalign.bench.products import BATCHED, STACKED
 from feedalign.bench.tables import WORDS
 from feedalign.bench.vocabulary_tables import vocabulary_costs
@@ -210,6 +211,12 @@ PICTURES: dict[str, tuple[Draw, str, str, str]] = {
         "Categories of click logs",
         "Time of a training step over the number of categories; the table above holds the numbers.",
         "Medians over rounds. A step with sparse tables grows with the categories of its batch alone.",
+    ),
+    "bench-pipeline": (
+        pipeline_ratios,
+        "Steps of a pipeline",
+        "Speed of a pipeline's first step and period, relative to 1F1B; the table above holds the numbers.",
+        "Medians over rounds. The black mark is the limit that the times of the passes in the same run set.",
     ),
     "bench-clicks": (
         clicks_costs,

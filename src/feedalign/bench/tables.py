@@ -10,6 +10,7 @@ from feedalign.bench.ctr_tables import ctr_table
 from feedalign.bench.memory_tables import growth_table, sizes_table, speed_table
 from feedalign.bench.methods import label
 from feedalign.bench.nerf_tables import nerf_table
+from feedalign.bench.pipeline_tables import pipeline_table
 from feedalign.bench.vocabulary_tables import vocabulary_table
 from feedalign.experiments.tables import Table
 
@@ -182,6 +183,7 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], Table], ...]] = {
     "bench-nerf": (nerf_table,),
     "bench-vocabulary": (vocabulary_table,),
     "bench-ctr": (ctr_table,),
+    "bench-pipeline": (pipeline_table,),
 }
 
 

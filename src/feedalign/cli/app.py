@@ -18,11 +18,13 @@ from feedalign.cli.bench import (
 )
 from feedalign.cli.bench_ctr import BenchCtr
 from feedalign.cli.bench_nerf import BenchNerf
+from feedalign.cli.bench_pipeline import BenchPipeline
 from feedalign.cli.bench_vocabulary import BenchVocabulary
 from feedalign.cli.data import CheckData, FetchData, ListData
 from feedalign.cli.demo import Demo
 from feedalign.cli.generate import Generate
 from feedalign.cli.inspect import Inspect
+from feedalign.cli.plan import PlanPipeline
 from feedalign.cli.render import Render
 from feedalign.cli.report import Report
 from feedalign.cli.table import ShowTable
@@ -55,6 +57,7 @@ random matrices. These commands compare the two (and "shallow", where only the l
   feedalign report runs/demo                          tables and pictures
   feedalign bench step --cases mlp-8x1024             time of a training step
   feedalign bench memory --depths 8 64                and its memory, over depth
+  feedalign plan --stages 8 --micro-batches 16 --forward 20ms   what a pipeline would take
   feedalign theory all --short                        why it learns: Align, then memorise
   feedalign inspect model.py:build --shape 1,1,28,28  where to cut your model
   feedalign data list                                 data sets, and where
@@ -151,6 +154,7 @@ def _app() -> SubcommandApp:
     bench.command(name="nerf")(BenchNerf)
     bench.command(name="vocabulary")(BenchVocabulary)
     bench.command(name="ctr")(BenchCtr)
+    bench.command(name="pipeline")(BenchPipeline)
     data.command(name="list")(ListData)
     data.command(name="check")(CheckData)
     data.command(name="fetch")(FetchData)
@@ -162,6 +166,7 @@ def _app() -> SubcommandApp:
     app.command(name="render")(Render)
     app.command(name="report")(Report)
     app.command(bench, name="bench", help=BENCH)
+    app.command(name="plan")(PlanPipeline)
     app.command(name="theory")(Theory)
     app.command(name="inspect")(Inspect)
     app.command(data, name="data", help=DATA)
