@@ -199,7 +199,7 @@ class Attachment(Hooks):
 
     def _watch_parameters(self) -> None:
         """Raise at the first gradient if no forward pass was seen: something else than ``forward`` trains the model."""
-        if not any(planner.rule.delivers for planner in self.planners):
+        if not self.points or not any(planner.rule.delivers for planner in self.planners):
             return
 
         def check() -> bool:

@@ -53,6 +53,7 @@ class Structure:
     tensor the numbers of the output and of the tensor. No error is expected there."""
     taps: tuple[str, ...] = ("",)
     """The name of the output that each tensor of a run comes from, for ``stated``."""
+    _leading: bool = False
     _tries: int = 0
     _dims: dict[int, tuple[int, ...]] = field(default_factory=dict)
     _placements: dict[tuple[str, tuple[int, ...]], Verdict] = field(default_factory=dict)
@@ -81,6 +82,13 @@ class Structure:
                     found.append(Output(own, run.before, number, group.places, heard, points))
         return found
 
+    def trust_leading(self) -> None:
+        """Take the leading dimensions of every point for rows, where no output is computed from the points.
+
+        A stage of a pipeline is one: its error comes from another process.
+        """
+        self.settled = self._leading = True
+
     def channel(self, key: str) -> int | None:
         """Return the dimension that is known to hold a point's channels."""
         return self._channels.get(key)
@@ -102,11 +110,13 @@ class Structure:
             return verdict.placement
         if not shape and not rows:
             return Placement(())
+        if self._leading and tuple(shape[: len(rows)]) == rows:
+            return leading(len(rows))
         found, several = _leading_alone(shape, rows) if torch.compiler.is_compiling() else by_size(tuple(shape), rows)
         if found is None or (verdict is not None and not found.leading):
             reason = "several of its dimensions may be" if several else "none of its dimensions are"
             raise SignalError(_unmatched(key, shape, rows, f"{reason} the rows, by their sizes", evidence=False))
-        if verdict is None and self.settled and not torch.compiler.is_compiling():
+        if verdict is None and self.settled and not self._leading and not torch.compiler.is_compiling():
             self.settled = self._tries >= TRIES  # a point that did not run before: look at it in the next forward pass
         return found
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Literal
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from feedalign.attach import attach
 from feedalign.errors import PointsError, SignalError
 from feedalign.feedback import Site
-from feedalign.layout import error_shape
+from feedalign.layout import row_dimensions
 from feedalign.observe import undisturbed
 from feedalign.pipelining.agreement import Card
 from feedalign.pipelining.link import Link, Linked, check_rule
@@ -87,6 +88,7 @@ class Part:
         self._around = [] if last else [module.register_forward_hook(self._put_port)]
         try:
             self.handle = attach(module, Linked(checked.seed, checked.feedback, self.link), points)
+            self.handle.structure.trust_leading()
         except BaseException:
             self._take_off()
             raise
@@ -243,13 +245,18 @@ class Part:
         Raises:
             SignalError: It returned no floating-point tensor, or several whose rows differ.
         """
-        found = [error_shape(shape) for shape in self.output_shapes]
+        found = [_rows_and_width(shape) for shape in self.output_shapes]
         if not found or any(not shape for shape in self.output_shapes) or len({rows for rows, _ in found}) > 1:
             raise SignalError(
                 "The last stage expected to return floating-point tensors of the same rows, found shapes "
                 f"{[tuple(shape) for shape in self.output_shapes]}. Return what the loss is computed from."
             )
         return found[0][0], sum(width for _, width in found)
+
+
+def _rows_and_width(shape: torch.Size) -> tuple[tuple[int, ...], int]:
+    dims = row_dimensions(shape)
+    return tuple(shape[dim] for dim in dims), prod([size for dim, size in enumerate(shape) if dim not in dims])
 
 
 def _random_state(device: torch.device) -> Tensor:
