@@ -16,7 +16,8 @@ from feedalign.attach import Attachment, attach
 from feedalign.audit import Audit, audit
 from feedalign.conditioning import Conditioning, PointConditioning, conditioning
 from feedalign.errors import PointsError, SignalError
-from feedalign.feedback import Feedback, Hadamard, Normal, Orthogonal, Regenerated, Sparse, Uniform
+from feedalign.feedback import Crossbar, Feedback, Hadamard, Normal, Optical, Orthogonal, Regenerated, Sparse, Uniform
+from feedalign.optics import Camera
 from feedalign.rules import (
     BRSF,
     DFA,
@@ -61,14 +62,17 @@ __all__ = [
     "Backprop",
     "Broadcast",
     "BroadcastRule",
+    "Camera",
     "Conditioning",
     "Cosine",
+    "Crossbar",
     "Feedback",
     "GrAPE",
     "Hadamard",
     "KolenPollack",
     "Layer",
     "Normal",
+    "Optical",
     "Orthogonal",
     "PointConditioning",
     "PointsError",
