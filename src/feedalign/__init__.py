@@ -10,13 +10,26 @@
 :func:`splice` is the one idea underneath; its docstring explains it in five lines of code.
 """
 
+from feedalign import optics
 from feedalign._version import __version__
 from feedalign.alignment import Alignment, Cosine, alignment, weight_alignment
 from feedalign.attach import Attachment, attach
 from feedalign.audit import Audit, audit
 from feedalign.conditioning import Conditioning, PointConditioning, conditioning
 from feedalign.errors import PointsError, SignalError
-from feedalign.feedback import Crossbar, Feedback, Hadamard, Normal, Optical, Orthogonal, Regenerated, Sparse, Uniform
+from feedalign.feedback import (
+    Crossbar,
+    Feedback,
+    Hadamard,
+    Hardware,
+    Normal,
+    Optical,
+    Orthogonal,
+    Regenerated,
+    Sparse,
+    Uniform,
+)
+from feedalign.hardware import Calibration, Projector, Remote, calibrate, fingerprint, lighton
 from feedalign.optics import Camera
 from feedalign.rules import (
     BRSF,
@@ -62,6 +75,7 @@ __all__ = [
     "Backprop",
     "Broadcast",
     "BroadcastRule",
+    "Calibration",
     "Camera",
     "Conditioning",
     "Cosine",
@@ -69,6 +83,7 @@ __all__ = [
     "Feedback",
     "GrAPE",
     "Hadamard",
+    "Hardware",
     "KolenPollack",
     "Layer",
     "Normal",
@@ -77,7 +92,9 @@ __all__ = [
     "PointConditioning",
     "PointsError",
     "ProductFA",
+    "Projector",
     "Regenerated",
+    "Remote",
     "Rule",
     "Shallow",
     "SignDFA",
@@ -91,7 +108,11 @@ __all__ = [
     "alignment",
     "attach",
     "audit",
+    "calibrate",
     "conditioning",
+    "fingerprint",
+    "lighton",
+    "optics",
     "rule",
     "splice",
     "two_pass",

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from feedalign.delivery import Delivery, Planner
@@ -25,6 +26,7 @@ class Delivered:
     lessons: list[Tensor | None]
     """The gradient of every matrix that is learned; ``None`` where its point belongs to another output."""
     made: list[tuple[Delivery, Sequence[Tensor]]]
+    """The signals that are there; those of a device may be under way."""
 
     def norms(self) -> dict[str, Tensor]:
         """Return the norm of the signal that each point receives, by name."""
@@ -46,12 +48,37 @@ def deliver(
     error = recording.deliveries[0][output].error(gradients)
     made: list[tuple[Delivery, Sequence[Tensor]]] = []
     lessons: list[Tensor | None] = []
+    shaped: list[list[Tensor | None]] = []
     for planner in planners:
         delivery = recording.deliveries[planner.number][output]
         sent = send(planner, recording, output, error, push)
-        made.append((delivery, planner.rule.signals(sent) if sent.layouts else []))
+        if _deferred(planner, recording) and sent.layouts and not torch.is_grad_enabled():
+            assert recording.mail is not None
+            signals = recording.mail.defer((planner.number, output), planner.rule, sent, delivery)
+        else:
+            signals = planner.rule.signals(sent) if sent.layouts else []
+            made.append((delivery, signals))
+        shaped.append(delivery.shaped(signals))
         lessons += _lessons(planner, sent)
-    return Delivered(error, _merged(delivery.shaped(signals) for delivery, signals in made), lessons, made)
+    return Delivered(error, _merged(shaped), lessons, made)
+
+
+def begin(planners: Sequence[Planner], recording: Recording) -> None:
+    """Begin in the forward pass what needs no error: projections of targets by a device."""
+    for planner in planners:
+        if not (planner.rule.targeted and recording.targets is not None and _deferred(planner, recording)):
+            continue
+        assert recording.mail is not None
+        for output, delivery in enumerate(recording.deliveries[planner.number]):
+            facts = recording.outputs[output].tensors[0]
+            error = torch.zeros((), dtype=facts.dtype, device=facts.device).expand(delivery.rows, sum(delivery.sizes))
+            sent = send(planner, recording, output, error, _no_push)
+            if sent.layouts:
+                recording.mail.begin((planner.number, output), planner.rule, sent)
+
+
+def _deferred(planner: Planner, recording: Recording) -> bool:
+    return recording.mail is not None and planner.rule.defers and planner.rule.feedback.deferred
 
 
 def send(planner: Planner, recording: Recording, output: int, error: Tensor, push: Push) -> Broadcast:
@@ -96,7 +123,7 @@ def _merged(found: Iterable[list[Tensor | None]]) -> list[Tensor | None]:
     return [next((signal for signal in signals if signal is not None), None) for signals in zip(*found, strict=True)]
 
 
-def _no_push(places: dict[int, int], inject: Inject) -> list[Tensor | None]:
+def _no_push(*_: object) -> list[Tensor | None]:
     raise SignalError(
         "The rule pushes tangents forward through the model, which is not supported under torch.compile. Train in "
         "eager mode, or choose a rule that does not (DFA)."

@@ -11,7 +11,7 @@ from torch.autograd.graph import Node
 from feedalign.errors import PointsError, SignalError
 from feedalign.points import Point, candidates
 from feedalign.recording import Recording
-from feedalign.rules import Rule
+from feedalign.rules import BroadcastRule, Rule
 from feedalign.tree import flatten
 
 
@@ -27,6 +27,11 @@ def check_compiled(rules: Iterable[Rule]) -> None:
                 raise SignalError(
                     f"{type(rule).__name__} is not supported under torch.compile: {rule.eager}. Train in eager mode, "
                     "or choose a rule that can be compiled, such as DFA or FA."
+                )
+            if isinstance(rule, BroadcastRule) and rule.feedback.eager:
+                raise SignalError(
+                    f"{type(rule.feedback).__name__} is not supported under torch.compile: {rule.feedback.eager}. Train "
+                    "in eager mode, or choose feedback that can be compiled, such as feedalign.Optical()."
                 )
 
 

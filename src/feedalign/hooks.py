@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from feedalign.backward import compiled_pull, deliver
+from feedalign.backward import begin, compiled_pull, deliver
 from feedalign.checks import check_above, check_compiled, check_graph, check_output, warn_of_bypass
 from feedalign.compiled import hint
+from feedalign.deferred import Mail, defers
 from feedalign.delivery import Planner
 from feedalign.errors import PointsError, SignalError
 from feedalign.learned import LearnedFeedback
@@ -92,6 +93,7 @@ class Hooks:
                 inputs=Inputs.of(args, kwargs) if any(rule.replays for rule in rules) else None,
                 activations=[] if any(rule.learns for rule in rules) else None,
                 targets=self.targets,
+                mail=Mail() if self._observation is None and defers(rules) else None,
             )
         if not torch.compiler.is_compiling():
             self._cut_last()
@@ -182,6 +184,7 @@ class Hooks:
             )
         if not torch.compiler.is_compiling():
             recording.deliveries = [planner.plan(recording) for planner in self.planners]
+            begin(self.planners, recording)
             if self._observation is not None:
                 self._observation.recording, self._observation.tensors = recording, recording.tensors
             elif self.output is not None and not self._proven:
@@ -269,6 +272,8 @@ class Hooks:
         recording.delivered = self._proven = True
         if not in_transform():  # whose tensors mean nothing outside of it
             self.last = Last(torch.linalg.vector_norm(delivered.error.detach()), delivered.norms())
+            if recording.mail is not None:
+                recording.mail.norms = self.last.signals
         return [*delivered.signals, *delivered.lessons]
 
     def push(self, recording: Recording, output: int, places: dict[int, int], inject: Inject) -> list[Tensor | None]:

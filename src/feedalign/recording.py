@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from feedalign.deferred import Mail, carry
 from feedalign.errors import SignalError
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ class Recording:
     """For rules that learn: the outputs of the points that train, without their graphs."""
     targets: object = None
     """What ``handle.targets`` was when the forward pass began."""
+    mail: Mail | None = None
+    """For feedback that is deferred: the signals that are under way."""
     delivered: bool = False
     """Whether a backward pass has handed an error to the points of this forward pass."""
 
@@ -85,7 +88,7 @@ class Recording:
         call, trains = self.calls.get(point, 0), planner >= 0 and tensor.requires_grad
         self.arrivals.append(Arrival(point, call, planner, own, trains, tensor.shape, tensor.dtype))
         if trains:
-            self.tensors.append(tensor)
+            self.tensors.append(tensor if self.mail is None else carry(tensor, self.mail, len(self.tensors)))
             if self.activations is not None:
                 self.activations.append(tensor.detach())
         self.calls[point] = call + 1

@@ -3,6 +3,7 @@
 from feedalign.feedback.crossbar import Crossbar
 from feedalign.feedback.feedback import Feedback, Kept, Parts, Projection, Site, dense, kept
 from feedalign.feedback.hadamard import Hadamard
+from feedalign.feedback.hardware import Hardware
 from feedalign.feedback.normal import Normal
 from feedalign.feedback.optical import Optical
 from feedalign.feedback.orthogonal import Orthogonal
@@ -15,6 +16,7 @@ __all__ = [
     "Crossbar",
     "Feedback",
     "Hadamard",
+    "Hardware",
     "Kept",
     "Normal",
     "Optical",

@@ -89,6 +89,8 @@ class BroadcastRule(Rule):
     """Whether what it sends to a point goes on to the points above, so that points which do not train count too."""
     targeted: ClassVar[bool] = False
     """Whether it needs ``handle.targets``."""
+    defers: ClassVar[bool] = False
+    """Whether its signals are one projection as it is returned, so that a device may be waited for late."""
 
     seed: int = 0
     feedback: Feedback = field(default_factory=Uniform)
