@@ -216,7 +216,9 @@ def test_drift_of_field_and_intensity(share: float) -> None:
 # ---- encoding --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("threshold", "expected"), [(0.0, 0.798), (0.25, 0.863), (0.5, 0.896), (0.612, 0.900), (1.0, 0.859)])
+@pytest.mark.parametrize(
+    ("threshold", "expected"), [(0.0, 0.798), (0.25, 0.863), (0.5, 0.896), (0.612, 0.900), (1.0, 0.859)]
+)
 def test_the_cosine_of_three_levels(threshold: float, expected: float) -> None:
     assert ternary_cosine(threshold) == pytest.approx(expected, abs=6e-4)
     error = torch.randn(1000, 1000, generator=generator(), dtype=torch.float64)
@@ -371,7 +373,9 @@ def test_johnson_lindenstrauss(recovery: str, variance: float) -> None:
     e = torch.randn(40, generator=generator(), dtype=torch.float64)
     e /= e.norm()
     for seed in range(4000):
-        ratios.append(((e @ fa.Optical(recovery=recovery).matrix(seed, "p", 40, size).double()).square().sum() / size).item())
+        ratios.append(
+            ((e @ fa.Optical(recovery=recovery).matrix(seed, "p", 40, size).double()).square().sum() / size).item()
+        )
     found = torch.tensor(ratios, dtype=torch.float64)
     assert found.mean().item() == pytest.approx(1, abs=0.02)
     assert found.var().item() == pytest.approx(variance / size, rel=0.12)
@@ -400,7 +404,9 @@ def test_noise_is_the_same_for_the_same_error_and_touches_no_generator() -> None
 
 
 def test_a_camera_that_saturates_is_named() -> None:
-    with pytest.warns(UserWarning, match=r"About 20 % of the pixels saturate: 8000 .* well of 13000\. At 3323 or fewer"):
+    with pytest.warns(
+        UserWarning, match=r"About 20 % of the pixels saturate: 8000 .* well of 13000\. At 3323 or fewer"
+    ):
         fa.Optical(signal=2000, reference=6000)
     with pytest.raises(ValueError, match="full_well expected"):
         Camera(full_well=0)

@@ -29,6 +29,7 @@ from feedalign.cli.theory import Theory
 from feedalign.cli.train import TrainVision
 from feedalign.cli.train_ctr import TrainCtr
 from feedalign.cli.train_graph import TrainGae, TrainGraph
+from feedalign.cli.train_light import TrainLight
 from feedalign.cli.train_lm import TrainLm
 from feedalign.cli.train_nerf import TrainNerf
 from feedalign.cli.tune import TuneVision
@@ -50,6 +51,7 @@ random matrices. These commands compare the two (and "shallow", where only the l
   feedalign train lm                                  a Transformer that foretells text
   feedalign generate runs/lm/python-small/bp-seed0    and goes on with one (train it with --keep)
   feedalign train nerf                                a scene from photographs
+  feedalign train light                               networks through simulated light
   feedalign tune vision --preset mnist-rules          find learning rates, with equal budgets
   feedalign report runs/demo                          tables and pictures
   feedalign bench step --cases mlp-8x1024             time of a training step
@@ -99,6 +101,7 @@ def _app() -> SubcommandApp:
     train.command(name="ctr")(TrainCtr)
     train.command(name="lm")(TrainLm)
     train.command(name="nerf")(TrainNerf)
+    train.command(name="light")(TrainLight)
     tune.command(name="vision")(TuneVision)
     tune.command(name="graph")(TuneGraph)
     tune.command(name="nerf")(TuneNerf)

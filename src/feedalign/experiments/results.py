@@ -18,6 +18,8 @@ from feedalign.experiments.errors import RecordError
 from feedalign.experiments.files import write_atomically
 from feedalign.experiments.graph.tables import GRAPH, graph_tables, of_graphs, tuned_runs
 from feedalign.experiments.headlines import headlines
+from feedalign.experiments.light.config import LIGHT
+from feedalign.experiments.light.tables import light_tables
 from feedalign.experiments.lm.config import CHOSEN_BY
 from feedalign.experiments.lm.rows import LM
 from feedalign.experiments.lm.tables import lm_tables
@@ -207,6 +209,7 @@ FAMILIES: dict[str, tuple[str, Callable[[Sequence[Run]], list[Table]]]] = {
     CTR: ("click logs", ctr_tables),
     LM: ("language models", lm_tables),
     NERF: ("scenes", nerf_tables),
+    LIGHT: ("simulated light", light_tables),
 }
 """By the name of the experiment, and of its command: what it is of, and its tables."""
 BLOCKS: dict[str, Callable[[Path], Sequence[Block]]] = {

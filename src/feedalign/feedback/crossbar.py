@@ -67,7 +67,9 @@ class Crossbar(Simulated):
     hours: float = 0.0
 
     @classmethod
-    def microring(cls, sigma: float = 0.195, mean: float = 0.003, *, shared: bool = True, gain: float = 1.0) -> "Crossbar":
+    def microring(
+        cls, sigma: float = 0.195, mean: float = 0.003, *, shared: bool = True, gain: float = 1.0
+    ) -> "Crossbar":
         """Return weight banks of microrings: 9 bits of control, banks of 50 rings, noise of every product.
 
         Args:

@@ -290,7 +290,9 @@ class Driver:
             return (found * (sent.scale * factor)).to(error.device, error.dtype)
 
     def _begun(self, error: Tensor) -> list["Sent"]:
-        return [sent for sent in self._sent if sent.error.data_ptr() == error.data_ptr() and sent.rows == len(error)][:1]
+        return [sent for sent in self._sent if sent.error.data_ptr() == error.data_ptr() and sent.rows == len(error)][
+            :1
+        ]
 
     def _send(self, error: Tensor) -> Sent:
         numbers = error.to("cpu", torch.float64 if error.dtype == torch.float64 else torch.float32)
@@ -351,7 +353,11 @@ class Driver:
         if fraction <= SATURATED[0]:
             return
         camera = getattr(self.device, "camera", None)
-        hint = "" if camera is None else f" At {camera.full_well / math.log(50):.0f} photoelectrons per pixel it would be 2 %."
+        hint = (
+            ""
+            if camera is None
+            else f" At {camera.full_well / math.log(50):.0f} photoelectrons per pixel it would be 2 %."
+        )
         if fraction > SATURATED[1]:
             raise SignalError(
                 f"{100 * fraction:.0f} % of the pixels of {self.name} saturate, so that its projection is no longer "

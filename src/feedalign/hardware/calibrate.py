@@ -70,7 +70,9 @@ def random_rows(projector: Projector, rows: int, width: int, seed: int = 0) -> T
     return (bits if projector.inputs == "binary" else bits * signs).to(DTYPES[projector.inputs])
 
 
-def calibrate(projector: Projector, width: int, rows: int = 256, pause: float = 1.0, call: Any = project) -> Calibration:
+def calibrate(
+    projector: Projector, width: int, rows: int = 256, pause: float = 1.0, call: Any = project
+) -> Calibration:
     """Measure a device for errors of one width.
 
     Args:
@@ -106,8 +108,9 @@ def calibrate(projector: Projector, width: int, rows: int = 256, pause: float = 
     both = (u != 0).any(1) & (v != 0).any(1)
     linearity = 1.0
     if bool(both.any()):
+        # Against the projection just before, so that a device which changes is not taken for one that is not linear.
         apart = call(projector, torch.cat([u[both], v[both]])).view(2, -1, projector.columns).sum(0)
-        linearity = correlation(mean[both][:, live], apart[:, live])
+        linearity = correlation(later[both][:, live], apart[:, live])
     return Calibration(
         scale=scale,
         snr=signal / noise if noise else float("inf"),

@@ -101,7 +101,9 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(400, "Expected the headers Content-Length, X-Rows and X-Width.")
             return
         if size > self.server.max_bytes:
-            self._refuse(413, f"Expected at most {self.server.max_bytes} bytes, found {size}. Send fewer rows at a time.")
+            self._refuse(
+                413, f"Expected at most {self.server.max_bytes} bytes, found {size}. Send fewer rows at a time."
+            )
             return
         if rows < 1 or width < 1 or size != rows * width * dtype.itemsize:
             self._refuse(400, f"Expected {rows} x {width} numbers of {dtype}, found {size} bytes.")

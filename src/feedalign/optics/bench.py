@@ -78,7 +78,9 @@ class Bench:
     def __enter__(self) -> "Bench":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -100,7 +102,10 @@ class Bench:
         rows = self._matrix.shape[0]
         if width > rows:  # of a matrix that was given, the mirrors beyond are drawn too
             # Row by row, so that a mirror's numbers do not depend on how many others are in use.
-            more = [transmission(1, self.columns, seeded(self.seed, f"mirror {i}", 1, self.columns)) for i in range(rows, width)]
+            more = [
+                transmission(1, self.columns, seeded(self.seed, f"mirror {i}", 1, self.columns))
+                for i in range(rows, width)
+            ]
             self._matrix = torch.cat([self._matrix, *more])
         return self._matrix[:width]
 
@@ -131,7 +136,9 @@ class Bench:
 
     def fields(self, rows: Tensor) -> Tensor:
         """Return both quadratures without noise, ``complex64 [n, columns]``: what a phase-stepping device can read."""
-        turned = torch.polar(torch.tensor(1.0), torch.tensor(-self.phase if self.recovery in ("phase", "offaxis") else 0.0))
+        turned = torch.polar(
+            torch.tensor(1.0), torch.tensor(-self.phase if self.recovery in ("phase", "offaxis") else 0.0)
+        )
         return shown(rows, self.matrix(rows.shape[1]), self.signal) * turned
 
     def _tick(self) -> None:
@@ -140,7 +147,9 @@ class Bench:
             self.phase += self.phase_walk * float(torch.randn((), generator=self._generator))
         if not math.isinf(self.tau) and len(self._matrix):
             # The anchor's mirrors see the same medium.
-            both = drift(torch.cat([self._matrix, self._anchor[None] / math.sqrt(self.reference)]), 1, self.tau, self._generator)
+            both = drift(
+                torch.cat([self._matrix, self._anchor[None] / math.sqrt(self.reference)]), 1, self.tau, self._generator
+            )
             self._matrix, self._anchor = both[:-1], both[-1] * math.sqrt(self.reference)
 
     def expose(self, rows: Tensor, medium: Tensor, phase: float, anchor: Tensor, tick: int) -> Tensor:
