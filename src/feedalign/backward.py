@@ -52,6 +52,7 @@ def deliver(
     for planner in planners:
         delivery = recording.deliveries[planner.number][output]
         sent = send(planner, recording, output, error, push)
+        # Not where the backward pass is differentiated itself: what a device returned has no graph.
         if _deferred(planner, recording) and sent.layouts and not torch.is_grad_enabled():
             assert recording.mail is not None
             signals = recording.mail.defer((planner.number, output), planner.rule, sent, delivery)
@@ -78,7 +79,12 @@ def begin(planners: Sequence[Planner], recording: Recording) -> None:
 
 
 def _deferred(planner: Planner, recording: Recording) -> bool:
-    return recording.mail is not None and planner.rule.defers and planner.rule.feedback.deferred
+    return (
+        recording.mail is not None
+        and recording.mail.carried == len(recording.trained())
+        and planner.rule.defers
+        and planner.rule.feedback.deferred
+    )
 
 
 def send(planner: Planner, recording: Recording, output: int, error: Tensor, push: Push) -> Broadcast:

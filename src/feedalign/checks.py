@@ -30,8 +30,8 @@ def check_compiled(rules: Iterable[Rule]) -> None:
                 )
             if isinstance(rule, BroadcastRule) and rule.feedback.eager:
                 raise SignalError(
-                    f"{type(rule.feedback).__name__} is not supported under torch.compile: {rule.feedback.eager}. Train "
-                    "in eager mode, or choose feedback that can be compiled, such as feedalign.Optical()."
+                    f"{type(rule.feedback).__name__} is not supported under torch.compile: {rule.feedback.eager}. "
+                    "Train in eager mode, or choose feedback that can be compiled, such as feedalign.Optical()."
                 )
 
 

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from feedalign.watch import in_transform
+
 if TYPE_CHECKING:
     from feedalign.delivery import Delivery
     from feedalign.rules import Broadcast, BroadcastRule
@@ -35,6 +37,8 @@ class Mail:
     """By the number of the point's tensor."""
     begun: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     """What was sent before there was an error, by planner and output."""
+    carried: int = 0
+    """How many tensors went by way of :func:`carry`: all of them, or none may be handed a placeholder."""
     norms: dict[str, Tensor] | None = None
     """Where the norms of signals are noted when they arrive."""
 
@@ -91,7 +95,12 @@ class Mail:
 
 
 def defers(rules: Iterable["BroadcastRule"]) -> bool:
-    """Return whether any of the rules sends by a device, and sends nothing but what the device returns."""
+    """Return whether any of the rules sends by a device, and sends nothing but what the device returns.
+
+    Not where PyTorch traces or transforms what runs: a device refuses to serve there, and says so itself.
+    """
+    if torch.compiler.is_compiling() or in_transform():
+        return False
     return any(rule.defers and rule.feedback.deferred for rule in rules)
 
 
@@ -133,5 +142,8 @@ def carry(tensor: Tensor, mail: Mail, number: int) -> Tensor:
         mail: That of the forward pass.
         number: The tensor's number among those that receive signals.
     """
+    if torch.compiler.is_compiling():  # a piece of a model that is not compiled as a whole
+        return tensor
+    mail.carried += 1
     carried: Tensor = _Carry.apply(tensor, mail, number)  # type: ignore[no-untyped-call]
     return carried

@@ -68,7 +68,7 @@ def test_noise_follows_from_each_row_alone_and_not_from_its_scale() -> None:
 
 
 def test_photons_have_a_poisson_distribution() -> None:
-    """Mean, variance and third moment equal the mean; below sixteen the numbers are whole and of the right frequency."""
+    """Mean, variance and third moment equal the mean; below sixteen numbers are whole and frequent as expected."""
     for mean in (0.05, 1.0, 7.5, 15.9, 16.1, 300.0):
         counts = poisson(torch.full((ROWS, COLUMNS), mean, dtype=torch.float64), noise().pair(COLUMNS, 2)[0].double())
         error = 6 * math.sqrt(mean / counts.numel())
@@ -174,7 +174,7 @@ def test_published_figures_of_the_laws() -> None:
     figures = {("phase", 10, 100): 0.9866, ("anchor", 10, 100): 0.9715}
     for (how, signal, reference), expected in figures.items():
         assert (1 + 1 / snr(how, signal, reference, 0.0)) ** -0.5 == pytest.approx(expected, abs=3e-4)
-    with pytest.raises(ValueError, match="holds no linear projection. Choose anchor, phase or offaxis"):
+    with pytest.raises(ValueError, match=r"holds no linear projection\. Choose anchor, phase or offaxis"):
         snr("none", 1, 1, 0)
 
 

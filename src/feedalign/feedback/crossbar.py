@@ -123,7 +123,7 @@ class Crossbar(Simulated):
         wanted = torch.rand(rows, columns, generator=generator, dtype=torch.float32).mul_(2).sub_(1)
         if self.cells == "rings":
             rounded = arrays.quantise(wanted, self.weight_bits)
-            return (torch.cat([arrays.crosstalk(bank, self.crosstalk) for bank in rounded.split(self.tile)]),)
+            return (torch.cat([arrays.crosstalk(bank, self.crosstalk) for bank in torch.split(rounded, self.tile)]),)
         if self.cells == "pcm":
             return self._programmed(wanted, generator)
         return (wanted,)
@@ -148,7 +148,7 @@ class Crossbar(Simulated):
         largest = error.abs().amax(1, keepdim=True)
         inputs = error / torch.where(largest > 0, largest, torch.ones_like(largest))
         total = error.new_zeros(len(error), built[0].shape[1])
-        tiles = [inputs.split(self.tile, 1), *(each.split(self.tile) for each in built)]
+        tiles = [torch.split(inputs, self.tile, 1), *(torch.split(each, self.tile) for each in built)]
         for number, (some, *held) in enumerate(zip(*tiles, strict=True)):
             total += self._tile(some, held, noise, number)
         return total, largest

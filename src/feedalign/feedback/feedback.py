@@ -110,7 +110,7 @@ class Feedback(ABC):
         """Return ``error [N, C]`` times the scaled matrices side by side, ``[N, sum of columns]``."""
         return error @ kept[0]
 
-    def check(self, sites: tuple[Site, ...], rows: int) -> None:
+    def check(self, sites: tuple[Site, ...], rows: int) -> None:  # noqa: B027 - most have nothing to check
         """Raise if points cannot be served for errors ``[N, rows]``. Asked in the forward pass, for every new shape.
 
         Args:
@@ -118,7 +118,7 @@ class Feedback(ABC):
             rows: ``C``.
         """
 
-    def prefetch(self, error: Tensor) -> None:
+    def prefetch(self, error: Tensor) -> None:  # noqa: B027 - most need no time
         """Begin with an error whose :meth:`product` will be asked for. Only for families that are ``deferred``."""
 
     def notes(self) -> list[str]:

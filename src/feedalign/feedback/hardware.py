@@ -175,9 +175,9 @@ class Hardware(Feedback):
             )
         if _world() > 1 and not getattr(device, "shareable", False):
             raise SignalError(
-                f"{self.driver.name} serves one process, and {_world()} train together: each would have a matrix of its "
-                "own. Offer one device to all of them with `feedalign serve` and fa.Hardware(fa.Remote(url)), or train "
-                "with fa.Optical()."
+                f"{self.driver.name} serves one process, and {_world()} train together: each would have "
+                "a matrix of its own. Offer one device to all of them with `feedalign serve` and "
+                "fa.Hardware(fa.Remote(url)), or train with fa.Optical()."
             )
 
     def keep(self, seed: int, parts: Parts, rows: int, dtype: torch.dtype, device: torch.device) -> Kept:
@@ -306,7 +306,7 @@ class Driver:
             encoded = encode(numbers, options.levels, options.threshold, options.relative)
             scale, found = encoded.scale, encoded.planes()
             if inputs == "ternary" and not encoded.signs:
-                found = [(found[i][0], found[i][1].to(torch.int8) - found[i + 1][1]) for i in range(0, len(found), 2)]
+                found = [(found[i][0], found[i][1].to(torch.int8) - found[i + 1][1].to(torch.int8)) for i in range(0, len(found), 2)]
             planes = [(weight, frame) for weight, frame in found]
         frames = torch.cat([frame.to(DTYPES[inputs]) for _, frame in planes])
         lit = (frames != 0).any(1)
@@ -329,7 +329,7 @@ class Driver:
         live = self._live(columns)
         found = (sent.answer.result()[:, live] / self.calibration.scale).to(total.dtype)
         self._check_saturation()
-        for weight, places in zip(sent.weights, sent.places.split(sent.rows), strict=True):
+        for weight, places in zip(sent.weights, torch.split(sent.places, sent.rows), strict=True):
             lit = places >= 0
             total[lit] += weight * found[places[lit]]
         if self.options.levels == 2 and self.device.inputs != "real":
@@ -392,9 +392,9 @@ class Driver:
         calibration = calibrate(self.device, width, pause=0.0, call=self.project)
         if calibration.linearity < LINEAR * calibration.stability:
             raise SignalError(
-                f"{self.name} is not linear: P(u + v) and P(u) + P(v) have correlation {calibration.linearity:.2f}, and "
-                f"two projections of the same rows {calibration.stability:.2f}. Raw intensities train nothing: recover "
-                "the linear projection, with an anchor or a reference (feedalign.optics.recovery)."
+                f"{self.name} is not linear: P(u + v) and P(u) + P(v) have correlation "
+                f"{calibration.linearity:.2f}, and two projections of the same rows {calibration.stability:.2f}. Raw intensities "
+                "train nothing: recover the linear projection, with an anchor or a reference (feedalign.optics.recovery)."
             )
         found = fingerprint(self.device, width, call=self.project)
         expected = self.options.expect

@@ -3,7 +3,7 @@
 import math
 import warnings
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -75,8 +75,6 @@ class Optical(Simulated):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.camera, dict):  # as a record or an operator has it
-            object.__setattr__(self, "camera", Camera(**self.camera))
         if self.recovery not in ("anchor", "phase", "offaxis", "none", "exact"):
             raise ValueError(
                 f"recovery must be one of 'anchor', 'phase', 'offaxis', 'none', 'exact'; found {self.recovery!r}."
@@ -84,7 +82,7 @@ class Optical(Simulated):
         bits_of(self.levels)
         if self.relative not in ("max", "rms"):
             raise ValueError(f"relative must be 'max' or 'rms', found {self.relative!r}.")
-        if not 0 <= self.threshold or (self.relative == "max" and self.threshold >= 1):
+        if self.threshold < 0 or (self.relative == "max" and self.threshold >= 1):
             raise ValueError(
                 f"threshold must be in [0, 1), a fraction of the largest error of a row; found {self.threshold}."
             )
@@ -115,6 +113,11 @@ class Optical(Simulated):
                 stacklevel=4,
             )
 
+    @classmethod
+    def parsed(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Return the camera."""
+        return {"camera": given["camera"] and Camera(**given["camera"])}
+
     @property
     def ideal(self) -> bool:
         """Whether there is no light at all, and the matrix is that of :class:`feedalign.Normal`."""
@@ -144,13 +147,13 @@ class Optical(Simulated):
     def recovered(self, built: tuple[Tensor, ...]) -> Tensor:
         """Return the recovered matrix ``[C, D]``: a sum over modes of real parts times weights."""
         matrix, weights = built
-        modes = matrix.unflatten(1, (self.speckles, 2, -1))[:, :, 0]
-        return (modes * weights).sum(1) * math.sqrt(2 / self.speckles)
+        recovered: Tensor = (self._modes(matrix)[:, :, 0] * weights).sum(1) * math.sqrt(2 / self.speckles)
+        return recovered
 
     def measure(self, error: Tensor, noise: Noise, built: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Return what is recovered from the frames of the rounded error, and the scale of each row."""
         encoded = encode(error, self.levels, self.threshold, self.relative)
-        found = self._recombined(encoded, *built, noise)
+        found = self._recombined(encoded, built[0], built[1], noise)
         if self.levels == 2:
             found -= self.recovered(built).sum(0)  # of a frame of ones, known from many exposures
         return found, encoded.scale
@@ -174,7 +177,7 @@ class Optical(Simulated):
 
     def _recovered(self, field_: Tensor, weights: Tensor, noise: Noise, frame: int) -> Tensor:
         """Return what is recovered of a frame's field ``[N, mu * 2 * D]``, the mean over modes, ``[N, D]``."""
-        modes = field_.unflatten(1, (self.speckles, 2, -1))
+        modes = self._modes(field_)
         if self.recovery == "offaxis":
             fields = torch.complex(modes[:, 0, 0].contiguous(), modes[:, 0, 1].contiguous())
             return recover.off_axis(fields, self.reference, self.camera, noise, frame).real.contiguous()
@@ -195,7 +198,11 @@ class Optical(Simulated):
         for on in frames:
             lit = on.sum(1, keepdim=True)
             field_ = (on.to(matrix.dtype) @ matrix) * (self.signal / lit.clamp(min=1)).sqrt()
-            found.append(field_.unflatten(1, (self.speckles, 2, -1)).square().sum((1, 2)) / self.speckles)
-        lit = [on.sum(1, keepdim=True) / self.signal for on in frames]
+            found.append(self._modes(field_).square().sum((1, 2)) / self.speckles)
         positive, negative = (recover.read(each, self.camera, noise, i) for i, each in enumerate(found))
-        return positive * lit[0] - negative * lit[1]
+        ones = [on.sum(1, keepdim=True) / self.signal for on in frames]
+        return positive * ones[0] - negative * ones[1]
+
+    def _modes(self, values: Tensor) -> Tensor:
+        """Return what is side by side as real and imaginary parts of every mode, ``[N, mu, 2, D]``."""
+        return values.reshape(len(values), self.speckles, 2, -1)

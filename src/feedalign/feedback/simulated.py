@@ -39,6 +39,11 @@ class Simulated(Feedback):
     def recovered(self, built: tuple[Tensor, ...]) -> Tensor:
         """Return the matrix ``[C, D]``, of variance of order one, that noise and levels apart is multiplied by."""
 
+    @classmethod
+    def parsed(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Return the options that are objects, made from what JSON has in their place."""
+        return {}
+
     @property
     def ideal(self) -> bool:
         """Whether nothing is simulated, and projections are products with the matrix."""
@@ -100,7 +105,8 @@ def _restored(settings: str) -> Simulated:
     families = {family.__name__: family for family in Simulated.__subclasses__()}
     with warnings.catch_warnings():  # said once, where the user made it
         warnings.simplefilter("ignore")
-        return families[given.pop("family")](**given)
+        family = families[given.pop("family")]
+        return family(**{**given, **family.parsed(given)})
 
 
 # An operator of its own, so that torch.compile does not look into it: what rounds must round alike everywhere.

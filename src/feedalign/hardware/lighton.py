@@ -20,7 +20,7 @@ def lighton(opu: Any) -> "LightOn":
 
     lightonml 1.4 is archived and its driver comes with the device, so feedalign depends on neither. The adapter knows
     what may go wrong without a word there: values that are not zeros and ones are cast to ``uint8``, so that -1 becomes
-    255; fitting again may change the matrix; the exposure, and with it the gain, depends on how many mirrors are on; and
+    255; fitting again may change the matrix; the exposure, and so the gain, depends on how many mirrors are on; and
     the scale of simulated and real devices differs. So it shows every row with its complement beside it, which keeps
     the number of mirrors constant, fits once, checks what it shows, and leaves the scale to the calibration.
 
@@ -61,16 +61,16 @@ class LightOn:
         """
         if rows.dtype != torch.uint8 or bool((rows > 1).any()):
             raise SignalError(
-                f"An OPU shows zeros and ones in uint8, found {rows.dtype} from {rows.min()} to {rows.max()}. lightonml "
-                "would cast them without a word, and -1 would become 255."
+                f"An OPU shows zeros and ones in uint8, found {rows.dtype} from {rows.min()} to {rows.max()}. "
+                "lightonml would cast them without a word, and -1 would become 255."
             )
         if self._width is None:
             self._width = rows.shape[1]
             self.opu.fit1d(n_features=2 * self._width)  # once: fitting again may change the matrix
         if rows.shape[1] != self._width:
             raise SignalError(
-                f"The OPU was fitted for errors {self._width} wide, found {rows.shape[1]}. Fitting again may change its "
-                "matrix: attach again for errors of another width."
+                f"The OPU was fitted for errors {self._width} wide, found {rows.shape[1]}. Fitting again may change "
+                "its matrix: attach again for errors of another width."
             )
         return Task(lambda: self._projected(rows))
 

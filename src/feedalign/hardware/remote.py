@@ -112,7 +112,8 @@ class Remote:
             raise SignalError(f"The device at {self.url} returned more than {LIMIT} bytes. Send fewer rows at a time.")
         if answer.status == 401:
             raise SignalError(
-                f"The device at {self.url} refuses the token. Set the environment variable {TOKEN} to that of the server."
+                f"The device at {self.url} refuses the token. Set the environment variable {TOKEN} to that of the "
+                "server."
             )
         if answer.status != 200:
             raise SignalError(f"The device at {self.url} says: {found.decode(errors='replace')[:500]}")

@@ -69,7 +69,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is the base class's
         """Say nothing: a request a step would fill the screen."""
 
-    def do_GET(self) -> None:  # noqa: N802 - the name is the base class's
+    def do_GET(self) -> None:
         """Say what the device is."""
         if not self._allowed():
             return
@@ -86,7 +86,7 @@ class Handler(BaseHTTPRequestHandler):
         }
         self._send(200, json.dumps(about).encode(), "application/json")
 
-    def do_POST(self) -> None:  # noqa: N802 - the name is the base class's
+    def do_POST(self) -> None:
         """Project."""
         if not self._allowed():
             return

@@ -26,7 +26,8 @@ def quantise(values: Tensor, bits: int | None) -> Tensor:
     if bits is None:
         return values
     steps = 2 ** (bits - 1) - 1
-    return (values.clamp(-1, 1) * steps).round() / steps
+    rounded: Tensor = (values.clamp(-1, 1) * steps).round() / steps
+    return rounded
 
 
 def ring_weight(detuning: Tensor) -> Tensor:
@@ -47,7 +48,7 @@ def ring_detuning(weight: Tensor) -> Tensor:
 
 
 def crosstalk(weights: Tensor, chi: float) -> Tensor:
-    r"""Return the weights of a bank whose rings' heaters warm each other: :math:`\delta_i += \sum_j \chi^{|i-j|} \delta_j`.
+    r"""Return the weights of a bank whose heaters warm each other, :math:`\delta_i = \sum_j \chi^{|i-j|} \delta_j`.
 
     Args:
         weights: ``[K, D]``, a bank of ``K`` rings per column.

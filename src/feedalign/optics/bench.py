@@ -154,7 +154,7 @@ class Bench:
 
     def expose(self, rows: Tensor, medium: Tensor, phase: float, anchor: Tensor, tick: int) -> Tensor:
         """Return what is recovered from frames that were shown in one tick."""
-        made = [self._expose(some, medium, phase, anchor, tick, i) for i, some in enumerate(rows.split(ROWS))]
+        made = [self._expose(some, medium, phase, anchor, tick, i) for i, some in enumerate(torch.split(rows, ROWS))]
         return torch.cat(made) if made else torch.zeros(0, self.columns)
 
     def _expose(self, rows: Tensor, medium: Tensor, phase: float, anchor: Tensor, tick: int, part: int) -> Tensor:

@@ -49,12 +49,12 @@ class Camera:
     @property
     def step(self) -> float:
         """``q``, photoelectrons per count."""
-        return self.full_well / (2**self.bits - 1)
+        return self.full_well / ((1 << self.bits) - 1)
 
     @property
     def floor(self) -> float:
         """Variance of a dark pixel in photoelectrons squared: read noise, dark current and rounding."""
-        return float(self.read_noise**2 + self.dark + self.step**2 / 12)
+        return self.read_noise * self.read_noise + self.dark + self.step * self.step / 12
 
     def counts(self, intensity: Tensor, noise: Noise, frame: int) -> Tensor:
         """Return what the camera reads, in photoelectrons, ``[N, D]``.

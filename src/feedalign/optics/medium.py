@@ -68,4 +68,4 @@ def drift(matrix: Tensor, steps: float, tau: float, generator: torch.Generator) 
     if math.isinf(tau):
         return matrix
     rho = math.exp(-steps / tau)
-    return rho * matrix + math.sqrt(1 - rho**2) * transmission(*matrix.shape, generator)
+    return rho * matrix + math.sqrt(1 - rho**2) * transmission(matrix.shape[0], matrix.shape[1], generator)

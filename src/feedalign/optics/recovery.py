@@ -119,7 +119,8 @@ def off_axis(fields: Tensor, reference: float, camera: Camera | None, noise: Noi
     intensity = (line * turn + root).abs().square()
     found = torch.fft.fft(read(intensity, camera, noise, frame).to(fields.dtype), dim=1, norm="ortho")
     band = found[:, modes : 2 * modes] / (root * math.sqrt(OVERSAMPLING))
-    return torch.fft.ifft(band, dim=1, norm="ortho")
+    recovered: Tensor = torch.fft.ifft(band, dim=1, norm="ortho")
+    return recovered
 
 
 def intensity_difference(power: Tensor, other: Tensor, camera: Camera | None, noise: Noise, frame: int = 0) -> Tensor:

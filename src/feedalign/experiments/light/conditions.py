@@ -107,7 +107,7 @@ PHASE = {
         "ternary_dfa",
         value=walk,
         bench=BenchConfig(recovery="phase", phase_walk=walk),
-    )  # fmt: skip
+    )
     for walk in (0.003, 0.03, 0.3)
 }
 
@@ -124,7 +124,7 @@ def _saturated() -> dict[str, Condition]:
                 "ternary_dfa",
                 fa.Optical(camera=fa.Camera(full_well=1300 / share)),
                 share,
-            )  # fmt: skip
+            )
             for share in (0.25, 1.0, 4.0)
         }
 
@@ -218,7 +218,8 @@ def configs(
     for name in conditions:
         if name not in row.conditions:
             raise ExperimentError(
-                f"{system} has no condition {name!r}.{nearest(name, row.conditions)} It has: {', '.join(row.conditions)}."
+                f"{system} has no condition {name!r}.{nearest(name, row.conditions)} "
+                f"It has: {', '.join(row.conditions)}."
             )
     for seed in seeds:
         for name in conditions or row.conditions:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from feedalign.experiments.data import ImageData, load
 from feedalign.experiments.data.graphs import GraphData
@@ -11,7 +12,6 @@ from feedalign.experiments.light.config import LIGHT, GraphConfig, ImageConfig
 from feedalign.experiments.progress import Progress
 from feedalign.experiments.records import Record
 from feedalign.experiments.runs import Experiment
-from feedalign.experiments.training import ConfigT
 from feedalign.experiments.vision.training import VisionTraining
 
 
@@ -35,20 +35,24 @@ def _rehearse_graph(config: GraphConfig, data: GraphData) -> None:
     config.attach(config.model.build(data.features, data.classes), data.x, data.edge_index)
 
 
-IMAGES = Experiment(load, _rehearse_images, ImageTraining)
-GRAPHS = Experiment(LOAD, _rehearse_graph, NodeTraining)
+IMAGES: Experiment[Any, ImageData] = Experiment(load, _rehearse_images, ImageTraining)
+GRAPHS: Experiment[Any, GraphData] = Experiment(LOAD, _rehearse_graph, NodeTraining)
 
 
 def sweep(
-    configs: Iterable[ConfigT], output: Path, *, root: Path | str | None = None, progress: Progress | None = None
+    configs: Iterable[ImageConfig | GraphConfig],
+    output: Path,
+    *,
+    root: Path | str | None = None,
+    progress: Progress | None = None,
 ) -> list[Record]:
     """Run several configurations, each in its own folder under ``output``, sharing them out among processes.
 
     Raises:
         ExperimentError: As :meth:`feedalign.experiments.runs.Experiment.run` does.
     """
-    found = []
-    for config in configs:
-        experiment = GRAPHS if isinstance(config, GraphConfig) else IMAGES
-        found += experiment.sweep([config], output, root=root, progress=progress, shared=True)  # type: ignore[list-item,attr-defined]
-    return found
+    found = list(configs)
+    graphs = [config for config in found if isinstance(config, GraphConfig)]
+    images = [config for config in found if isinstance(config, ImageConfig)]
+    records = GRAPHS.sweep(graphs, output, root=root, progress=progress, shared=True)
+    return records + IMAGES.sweep(images, output, root=root, progress=progress, shared=True)

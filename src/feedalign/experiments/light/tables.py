@@ -70,7 +70,7 @@ def _table(system: str, cells: Cells) -> Table:
             "at the last epoch (%)",
             "minus ternary DFA (points)",
             "alignment",
-        ),  # fmt: skip
+        ),
         rows=tuple(rows),
         notes=(
             "Mean ± half the 95 % interval over seeds (Student's t). Accuracy at the epoch with the best validation "
