@@ -13,7 +13,7 @@ above the last point runs next, and the last point's carry, which waits for the 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,29 +27,29 @@ if TYPE_CHECKING:
     from feedalign.rules import Broadcast, BroadcastRule
 
 Collect = Callable[[], Tensor]
+Key = tuple[int, int]
+"""The numbers of a planner and an output."""
 
 
 @dataclass
 class Mail:
     """The signals of one forward pass's points that have been begun and not collected."""
 
-    waiting: dict[int, list[Collect]] = field(default_factory=lambda: defaultdict(list))
-    """By the number of the point's tensor."""
-    begun: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    waiting: dict[int, dict[Key, Collect]] = field(default_factory=lambda: defaultdict(dict))
+    """By the number of the point's tensor. What nobody came for gives way to the next backward pass of its output."""
+    begun: dict[Key, Tensor] = field(default_factory=dict)
     """What was sent before there was an error, by planner and output."""
     carried: int = 0
     """How many tensors went by way of :func:`carry`: all of them, or none may be handed a placeholder."""
     norms: dict[str, Tensor] | None = None
     """Where the norms of signals are noted when they arrive."""
 
-    def begin(self, key: tuple[int, int], rule: "BroadcastRule", sent: "Broadcast") -> None:
+    def begin(self, key: Key, rule: "BroadcastRule", sent: "Broadcast") -> None:
         """Begin the projection of a rule that needs no error (DRTP), in the forward pass."""
         self.begun[key] = _rows(rule, sent)
         rule.feedback.prefetch(self.begun[key])
 
-    def defer(
-        self, key: tuple[int, int], rule: "BroadcastRule", sent: "Broadcast", delivery: "Delivery"
-    ) -> Sequence[Tensor]:
+    def defer(self, key: Key, rule: "BroadcastRule", sent: "Broadcast", delivery: "Delivery") -> Sequence[Tensor]:
         """Begin a rule's projection and return placeholders of its signals; :meth:`take` will return the signals.
 
         Args:
@@ -80,12 +80,12 @@ class Mail:
         placeholders = [nothing.expand(len(error), layout.site.columns) for layout in layouts]
         for number, placeholder in enumerate(delivery.shaped(placeholders)):
             if placeholder is not None:
-                self.waiting[number].append(lambda number=number: collect(number))  # type: ignore[misc]
+                self.waiting[number][key] = partial(collect, number)
         return placeholders
 
     def take(self, number: int) -> Tensor | None:
         """Return the sum of the signals that wait for a point's tensor; None if none does."""
-        waiting = self.waiting.pop(number, [])
+        waiting = list(self.waiting.pop(number, {}).values())
         if not waiting:
             return None
         total = waiting[0]()

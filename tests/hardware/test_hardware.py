@@ -38,7 +38,9 @@ def test_it_delivers_the_rounded_error_times_the_devices_matrix(recovery: str, l
     found = feedback.product(error, (("shared", 30, 0.5),), ())
     field = device.matrix(7).to(torch.complex128)
     weights = device._anchor.to(torch.complex128) / math.sqrt(device.reference)
-    matrix = (math.sqrt(2) * (field * weights.conj() if recovery == "anchor" else field)).real / feedback.calibration.scale
+    matrix = (
+        math.sqrt(2) * (field * weights.conj() if recovery == "anchor" else field)
+    ).real / feedback.calibration.scale
     encoded = encode(error, levels)
     expected = 0.5 * (encoded.scale * encoded.integers) @ matrix[:, :30]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
@@ -50,7 +52,9 @@ def test_it_delivers_the_rounded_error_times_the_devices_matrix(recovery: str, l
 def test_a_device_without_faults_is_optical_without_light() -> None:
     """The device with the medium of ``Optical`` gives the gradients of ``Optical(recovery="exact")``."""
     columns, width = 12, 4
-    numbers = [torch.randn(width, columns, generator=g) for g in [seeded(0, "shared", width, columns)] for _ in range(2)]
+    numbers = [
+        torch.randn(width, columns, generator=g) for g in [seeded(0, "shared", width, columns)] for _ in range(2)
+    ]
     medium = torch.complex(*numbers) / math.sqrt(2)
     model = attached(Bench(columns, recovery="phase", matrix=medium, **QUIET), fa.TernaryDFA, threshold=0.0)
     exact = network()
@@ -114,7 +118,9 @@ def test_dead_columns_are_replaced_or_refused() -> None:
     assert len(feedback.calibration.dead) > 3
     assert set(feedback.calibration.dead) == set(device._dead.nonzero()[:, 0].tolist())
     assert (signal.square().mean(0) > 0).all()
-    with pytest.raises(fa.SignalError, match=r"of the 40 columns of Bench are dead, and 0 are to spare for points of 40"):
+    with pytest.raises(
+        fa.SignalError, match=r"of the 40 columns of Bench are dead, and 0 are to spare for points of 40"
+    ):
         feedback.product(error, (("shared", 40, 1.0),), ())
 
 
@@ -163,7 +169,9 @@ def test_saturation_warns_and_then_raises() -> None:
         warnings.simplefilter("error")
         gradients(model)  # said once
     model = attached(Bench(64, signal=4000, reference=8000, camera=Camera(13_000)))
-    with pytest.raises(fa.SignalError, match=r"\d\d % of the pixels of Bench saturate, so that its projection is no longer"):
+    with pytest.raises(
+        fa.SignalError, match=r"\d\d % of the pixels of Bench saturate, so that its projection is no longer"
+    ):
         gradients(model)
 
 
@@ -178,7 +186,9 @@ def test_another_device_after_a_resume_is_refused() -> None:
     again = fa.Hardware(Bench(64, seed=1), expect=known)
     again.product(torch.randn(9, 4), (("shared", 64, 1.0),), ())
     other = attached(Bench(64, seed=2), expect=known)
-    with pytest.raises(fa.SignalError, match=r"Expected the device [0-9a-f]{8} that training began with, found Bench \("):
+    with pytest.raises(
+        fa.SignalError, match=r"Expected the device [0-9a-f]{8} that training began with, found Bench \("
+    ):
         gradients(other)
     with pytest.raises(fa.SignalError, match=r"Expected a fingerprint as feedalign\.fingerprint"):
         gradients(attached(Bench(64), expect="rubbish"))
@@ -189,7 +199,9 @@ def test_another_device_after_a_resume_is_refused() -> None:
 
 def test_no_device_says_what_to_do() -> None:
     for nothing in (None, 3):
-        with pytest.raises(fa.SignalError, match=r"No projector\. .*write feedback=fa\.Optical\(\).*pyopu is not LightOn's"):
+        with pytest.raises(
+            fa.SignalError, match=r"No projector\. .*write feedback=fa\.Optical\(\).*pyopu is not LightOn's"
+        ):
             fa.Hardware(nothing)
     with pytest.raises(fa.SignalError, match="Expected columns= with a function"):
         fa.Hardware(lambda rows: rows)
@@ -203,7 +215,9 @@ def test_no_device_says_what_to_do() -> None:
 
 def test_widths_are_checked_in_the_forward_pass() -> None:
     model = attached(Bench(10))
-    with pytest.raises(fa.SignalError, match=r"Point '1' has 12 features and the projector returns 10 numbers\. Use points"):
+    with pytest.raises(
+        fa.SignalError, match=r"Point '1' has 12 features and the projector returns 10 numbers\. Use points"
+    ):
         model(batch()[0])
     model = attached(Bench(64, mirrors=3))
     with pytest.raises(fa.SignalError, match=r"The error is 4 wide; the device shows 3 mirrors"):
@@ -213,7 +227,9 @@ def test_widths_are_checked_in_the_forward_pass() -> None:
 def test_what_cannot_hold_a_device_says_so() -> None:
     device = Bench(64)
     model = attached(device)
-    with pytest.raises(fa.SignalError, match=r"Bench cannot be pickled: a device is in one place\. Offer it with `feedalign"):
+    with pytest.raises(
+        fa.SignalError, match=r"Bench cannot be pickled: a device is in one place\. Offer it with `feedalign"
+    ):
         pickle.dumps(model)
     twin = copy.deepcopy(model)  # the same device
     assert all(torch.isfinite(g).all() for g in gradients(twin))
@@ -302,10 +318,10 @@ def test_a_closed_device_says_so() -> None:
         gradients(model)
     with pytest.raises(fa.SignalError, match="The simulated device is closed"):
         gradients(model)
-    with pytest.raises(fa.SignalError, match="The device shows zeros and ones in uint8, found torch.int8"):
+    with pytest.raises(fa.SignalError, match=r"The device shows zeros and ones in uint8, found torch.int8"):
         Bench(4).start(torch.ones(1, 2, dtype=torch.int8))
     for options in ({"columns": 0}, {"dead": 1.0}, {"recovery": "magic"}):
-        with pytest.raises(ValueError, match="expected|must be one of"):
+        with pytest.raises(ValueError, match=r"expected|must be one of"):
             Bench(**{"columns": 4, **options})
 
 

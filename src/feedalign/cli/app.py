@@ -24,6 +24,7 @@ from feedalign.cli.generate import Generate
 from feedalign.cli.inspect import Inspect
 from feedalign.cli.render import Render
 from feedalign.cli.report import Report
+from feedalign.cli.serve import Serve
 from feedalign.cli.table import ShowTable
 from feedalign.cli.theory import Theory
 from feedalign.cli.train import TrainVision
@@ -58,6 +59,7 @@ random matrices. These commands compare the two (and "shallow", where only the l
   feedalign bench memory --depths 8 64                and its memory, over depth
   feedalign theory all --short                        why it learns: Align, then memorise
   feedalign inspect model.py:build --shape 1,1,28,28  where to cut your model
+  feedalign serve                                     a device, offered to training processes
   feedalign data list                                 data sets, and where
 """
 
@@ -132,4 +134,5 @@ def _app() -> SubcommandApp:
     app.command(name="inspect")(Inspect)
     app.command(data, name="data", help=DATA)
     app.command(name="table")(ShowTable)
+    app.command(name="serve")(Serve)
     return app

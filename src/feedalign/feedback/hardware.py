@@ -306,7 +306,10 @@ class Driver:
             encoded = encode(numbers, options.levels, options.threshold, options.relative)
             scale, found = encoded.scale, encoded.planes()
             if inputs == "ternary" and not encoded.signs:
-                found = [(found[i][0], found[i][1].to(torch.int8) - found[i + 1][1].to(torch.int8)) for i in range(0, len(found), 2)]
+                found = [
+                    (found[i][0], found[i][1].to(torch.int8) - found[i + 1][1].to(torch.int8))
+                    for i in range(0, len(found), 2)
+                ]
             planes = [(weight, frame) for weight, frame in found]
         frames = torch.cat([frame.to(DTYPES[inputs]) for _, frame in planes])
         lit = (frames != 0).any(1)
@@ -392,9 +395,9 @@ class Driver:
         calibration = calibrate(self.device, width, pause=0.0, call=self.project)
         if calibration.linearity < LINEAR * calibration.stability:
             raise SignalError(
-                f"{self.name} is not linear: P(u + v) and P(u) + P(v) have correlation "
-                f"{calibration.linearity:.2f}, and two projections of the same rows {calibration.stability:.2f}. Raw intensities "
-                "train nothing: recover the linear projection, with an anchor or a reference (feedalign.optics.recovery)."
+                f"{self.name} is not linear: P(u + v) and P(u) + P(v) have correlation {calibration.linearity:.2f}, "
+                f"and two projections of the same rows {calibration.stability:.2f}. Raw intensities train nothing: "
+                "recover the linear projection, with an anchor or a reference (feedalign.optics.recovery)."
             )
         found = fingerprint(self.device, width, call=self.project)
         expected = self.options.expect

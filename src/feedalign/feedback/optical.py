@@ -138,7 +138,7 @@ class Optical(Simulated):
         fields = [
             torch.randn(rows, columns, generator=generator, dtype=torch.float32) for _ in range(2 * self.speckles)
         ]
-        weights = torch.ones(self.speckles, columns)
+        weights = torch.ones(self.speckles, columns, dtype=torch.float32)
         if self.recovery == "anchor":
             anchors = torch.randn(2, self.speckles, columns, generator=generator, dtype=torch.float32)
             weights = anchors.square().mean(0).sqrt()
@@ -165,12 +165,12 @@ class Optical(Simulated):
             return self._intensities([on for _, on in planes], matrix, noise)
         total: Tensor | None = None
         for number, (weight, on) in enumerate(planes):
-            lit = on.sum(1, keepdim=True)
+            lit = on.sum(1, keepdim=True, dtype=matrix.dtype)
             brightness = (self.signal / lit.clamp(min=1)).sqrt()
             field_ = (on.to(matrix.dtype) @ matrix) * brightness
             found = self._recovered(field_, weights, noise, number * EXPOSURES)
             # A dark frame is not shown: its projection is 0, and not noise.
-            found.mul_(torch.where(lit > 0, weight * math.sqrt(2 * self.speckles), 0.0) / brightness)
+            found.mul_((lit > 0).to(lit.dtype) * (weight * math.sqrt(2 * self.speckles)) / brightness)
             total = found if total is None else total.add_(found)
         assert total is not None
         return total
@@ -196,7 +196,7 @@ class Optical(Simulated):
     def _intensities(self, frames: list[Tensor], matrix: Tensor, noise: Noise) -> Tensor:
         found = []
         for on in frames:
-            lit = on.sum(1, keepdim=True)
+            lit = on.sum(1, keepdim=True, dtype=matrix.dtype)
             field_ = (on.to(matrix.dtype) @ matrix) * (self.signal / lit.clamp(min=1)).sqrt()
             found.append(self._modes(field_).square().sum((1, 2)) / self.speckles)
         positive, negative = (recover.read(each, self.camera, noise, i) for i, each in enumerate(found))

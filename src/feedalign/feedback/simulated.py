@@ -68,7 +68,7 @@ class Simulated(Feedback):
         """Return what is measured of ``error [N, C]`` times the scaled matrices, ``[N, sum of columns]``."""
         if self.ideal:
             return super().product(error, parts, kept)
-        settings, size = _text(self), len(kept) // len(parts)
+        settings, size = _settings(self), len(kept) // len(parts)
         made = []
         for i, (_, columns, factor) in enumerate(parts):
             number, *built = kept[i * size : (i + 1) * size]
@@ -91,6 +91,12 @@ class Simulated(Feedback):
             # Each row by a number as small as the error is, before half precision has to hold it.
             signal[start : start + rows] = found.mul_(scale * factor)
         return signal
+
+
+# Under torch.compile a constant, as what is kept.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _settings(feedback: Simulated) -> str:
+    return _text(feedback)
 
 
 @cache

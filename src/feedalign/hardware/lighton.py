@@ -1,13 +1,13 @@
 """An adapter over the object of LightOn's library for its optical processing unit, which the user imports."""
 
 import threading
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from feedalign.errors import SignalError
-from feedalign.hardware.projector import Task
+from feedalign.hardware.projector import Inputs, Task
 
 NO_PROJECTOR = (
     "No projector. fa.lighton expects an opened lightonml.OPU; none of feedalign needs it. To train without hardware "
@@ -38,7 +38,7 @@ def lighton(opu: Any) -> "LightOn":
 class LightOn:
     """See :func:`lighton`."""
 
-    inputs: Literal["binary"] = "binary"
+    inputs: Inputs = "binary"
 
     def __init__(self, opu: Any) -> None:
         self.opu, self.columns = opu, int(opu.n_components)

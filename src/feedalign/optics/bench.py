@@ -11,6 +11,7 @@ from torch import Tensor
 
 from feedalign.errors import SignalError
 from feedalign.feedback.feedback import seeded
+from feedalign.hardware.projector import Inputs
 from feedalign.optics import recovery as recover
 from feedalign.optics.camera import Camera
 from feedalign.optics.medium import drift, shown, transmission
@@ -46,7 +47,7 @@ class Bench:
         ValueError: An argument is out of range.
     """
 
-    inputs: Literal["binary"] = "binary"
+    inputs: Inputs = "binary"
 
     def __init__(
         self, columns: int = 4096, *, mirrors: int = 65_536,
