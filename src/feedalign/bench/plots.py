@@ -10,6 +10,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from feedalign.bench.cells import MIB
 from feedalign.bench.click_tables import clicks_costs
+from feedalign.bench.coprocessor_tables import coprocessor_costs
 from feedalign.bench.ctr_tables import ctr_costs
 from feedalign.bench.memory_tables import over
 from feedalign.bench.methods import label
@@ -210,6 +211,13 @@ PICTURES: dict[str, tuple[Draw, str, str, str]] = {
         "Categories of click logs",
         "Time of a training step over the number of categories; the table above holds the numbers.",
         "Medians over rounds. A step with sparse tables grows with the categories of its batch alone.",
+    ),
+    "bench-coprocessor": (
+        coprocessor_costs,
+        "When light pays",
+        "Time and energy that leaving out products saves, over parameters, against a projection by light and by a GPU; "
+        "the table above holds the numbers.",
+        "Computed, not measured. Light pays to the right of where a line crosses a dotted level.",
     ),
     "bench-clicks": (
         clicks_costs,

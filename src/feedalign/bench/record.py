@@ -5,7 +5,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from feedalign.bench import accuracy, alignment, clicks, ctr, feedback, memory, nerf, products, step, vocabulary
+from feedalign.bench import (
+    accuracy,
+    alignment,
+    clicks,
+    coprocessor,
+    ctr,
+    feedback,
+    memory,
+    nerf,
+    products,
+    step,
+    vocabulary,
+)
 from feedalign.bench.timing import Progress
 from feedalign.experiments.files import writable_folder
 from feedalign.experiments.provenance import provenance, threads_bound
@@ -22,6 +34,7 @@ Config = (
     | nerf.NerfConfig
     | vocabulary.VocabularyConfig
     | ctr.CtrConfig
+    | coprocessor.CoprocessorConfig
 )
 Measure = Callable[[Any, Progress | None], list[dict[str, Any]]]
 KINDS: dict[type[Config], tuple[str, Measure]] = {
@@ -35,6 +48,7 @@ KINDS: dict[type[Config], tuple[str, Measure]] = {
     nerf.NerfConfig: ("bench-nerf", nerf.measure),
     vocabulary.VocabularyConfig: ("bench-vocabulary", vocabulary.measure),
     ctr.CtrConfig: ("bench-ctr", ctr.measure),
+    coprocessor.CoprocessorConfig: ("bench-coprocessor", coprocessor.measure),
 }
 
 

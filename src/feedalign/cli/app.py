@@ -15,6 +15,7 @@ from feedalign.cli.bench import (
     BenchProducts,
     BenchStep,
 )
+from feedalign.cli.bench_coprocessor import BenchCoprocessor
 from feedalign.cli.bench_ctr import BenchCtr
 from feedalign.cli.bench_nerf import BenchNerf
 from feedalign.cli.bench_vocabulary import BenchVocabulary
@@ -119,6 +120,7 @@ def _app() -> SubcommandApp:
     bench.command(name="nerf")(BenchNerf)
     bench.command(name="vocabulary")(BenchVocabulary)
     bench.command(name="ctr")(BenchCtr)
+    bench.command(name="coprocessor")(BenchCoprocessor)
     data.command(name="list")(ListData)
     data.command(name="check")(CheckData)
     data.command(name="fetch")(FetchData)
