@@ -7,13 +7,13 @@ import torch
 
 import feedalign as fa
 from feedalign.experiments.comparison import classified
+from feedalign.experiments.configured_rule import rule_for
 from feedalign.experiments.errors import ExperimentError
-from feedalign.experiments.light import CONDITIONS, SYSTEMS, BenchConfig, configs
+from feedalign.experiments.light import CONDITIONS, SYSTEMS, BenchConfig, GraphConfig, configs
 from feedalign.experiments.light.conditions import parts
 from feedalign.experiments.light.tables import light_tables
 from feedalign.experiments.records import Record, Run
 from feedalign.optics.bench import Bench
-
 
 pytestmark = pytest.mark.filterwarnings("ignore:About .* of the pixels saturate:UserWarning")
 
@@ -24,7 +24,10 @@ def test_every_condition_of_every_system_is_a_configuration() -> None:
         assert [parts(config.name) for config in found] == [(system, name) for name in row.conditions]
         assert len({(config.name, config.rule) for config in found}) == len(found)
         for config in found:
-            rule = config.build_rule()
+            if isinstance(config, GraphConfig):
+                rule = rule_for(config.rule, config.seed, config.feedback)
+            else:
+                rule = config.build_rule()
             condition = CONDITIONS[parts(config.name)[1]]
             if condition.bench is not None:
                 assert isinstance(rule.feedback, fa.Hardware)

@@ -4,12 +4,11 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from feedalign.bench.coprocessor import GPUS, HADAMARD_BYTES, OPUS, CoprocessorConfig, claims, crossovers
 from feedalign.experiments.panels import labelled, panels
-from feedalign.experiments.styles import BLACK, BLUE, DASHED, DOTTED, GREEN, ORANGE, SETTINGS, SKY, VERMILLION
+from feedalign.experiments.styles import BLACK, BLUE, DASH_DOT, DASHED, DOTTED, GREEN, ORANGE, SETTINGS, SKY, VERMILLION
 from feedalign.experiments.tables import Table
 
 WAYS = {"backprop": "backprop", "dfa": "DFA, dense", "hadamard": "DFA, Hadamard"}
@@ -111,33 +110,18 @@ def coprocessor_costs(record: dict[str, Any], stacked: bool = False) -> Figure:
             saved = 2 * sizes / (gpu.peak * config.utilisation)
             grid[0].plot(sizes, saved, color=colours[name], label=f"saved by leaving out dX, {gpu.name}")
             grid[1].plot(sizes, saved * gpu.watts, color=colours[name])
-        for opu_name in config.opus:
+        for opu_name, line in zip(config.opus, (DOTTED, DASHED, DASH_DOT), strict=False):
             opu = OPUS[opu_name]
             seconds = config.frames * opu.frame
-            _level(grid[0], seconds, f"light, {opu.name}")
-            _level(grid[1], seconds * opu.watts, f"light, {opu.name}")
+            for axes, cost in zip(grid, (seconds, seconds * opu.watts), strict=True):
+                axes.axhline(cost, color=VERMILLION, linestyle=line, label=f"a projection by light, {opu.name}")
         gpu = GPUS[config.gpus[0]]
         largest = HADAMARD_BYTES * 2**21 / gpu.bandwidth
         for axes, cost in zip(grid, (largest, largest * gpu.watts), strict=True):
-            axes.axhline(cost, color=BLACK, linestyle=DASHED, linewidth=1.2)
-            axes.text(
-                0.98,
-                cost * 0.85,
-                "a Hadamard transform of 2^21 on the first GPU",
-                color=BLACK,
-                fontsize=8,
-                va="top",
-                ha="right",
-                transform=axes.get_yaxis_transform(),
-            )
+            axes.axhline(cost, color=BLACK, linewidth=1.0, label=f"a Hadamard transform of $2^{{21}}$, {gpu.name}")
             axes.set(xscale="log", yscale="log", xlabel="parameters")
         grid[0].set_title("seconds per row of a step")
         grid[1].set_title("joules per row of a step")
         found = labelled(grid)
         figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=1 if stacked else 2)
     return figure
-
-
-def _level(axes: Axes, height: float, text: str) -> None:
-    axes.axhline(height, color=VERMILLION, linestyle=DOTTED)
-    axes.text(1.3e6, height * 1.12, text, color=VERMILLION, fontsize=8)
