@@ -19,6 +19,7 @@ from feedalign.experiments.files import write_atomically
 from feedalign.experiments.graph.tables import GRAPH, graph_tables, of_graphs, tuned_runs
 from feedalign.experiments.headlines import headlines
 from feedalign.experiments.light.config import LIGHT
+from feedalign.experiments.light.pictures import light_pictures
 from feedalign.experiments.light.tables import light_tables
 from feedalign.experiments.lm.config import CHOSEN_BY
 from feedalign.experiments.lm.rows import LM
@@ -204,6 +205,16 @@ def nerf_shown(folder: Path) -> list[Block]:
     return [Shown(name, str(figure.get_label())) for name, figure in nerf_pictures(load_all(folder))]
 
 
+def light_shown(folder: Path) -> list[Block]:
+    """Return the pictures of training through simulated light.
+
+    Raises:
+        RecordError: There is no record of it.
+    """
+    family(LIGHT, folder)
+    return [Shown(name, str(figure.get_label())) for name, figure in light_pictures(load_all(folder))]
+
+
 FAMILIES: dict[str, tuple[str, Callable[[Sequence[Run]], list[Table]]]] = {
     GRAPH: ("graph networks", graph_tables),
     CTR: ("click logs", ctr_tables),
@@ -220,6 +231,7 @@ BLOCKS: dict[str, Callable[[Path], Sequence[Block]]] = {
     f"{LM}-search": lm_searches,
     f"{CTR}-pictures": ctr_shown,
     f"{NERF}-pictures": nerf_shown,
+    f"{LIGHT}-pictures": light_shown,
     **{kind: partial(bench, kind) for kind in TABLES},
     "theory-claims": theory_claims,
     **{study.experiment: partial(theory, study.name) for study in STUDIES.values()},
