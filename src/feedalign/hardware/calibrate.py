@@ -16,8 +16,9 @@ PROBES = 8
 """Frames that a device is recognised by."""
 PRINTED = 64
 """Columns of their responses that a fingerprint holds."""
-DEAD = 0.01
-"""Columns whose variance is below this fraction of the median are dead."""
+DEAD = (1e-3, 1e-2)
+"""Columns whose variance is below this fraction of the median are dead: the smaller one where noise is small, since the
+columns of an anchor that happens to be dark answer weakly, and answer."""
 
 
 @dataclass(frozen=True)
@@ -92,15 +93,20 @@ def calibrate(
         time.sleep(pause)
     later = call(projector, shown)
     mean = (first + again) / 2
-    spread = (mean - mean.mean(0)).square().mean(0) if width > 1 else mean.square().mean(0)
+    # The covariance of two exposures: the variance without that of the noise.
+    centre = first.mean(0), again.mean(0)
+    if width == 1:
+        centre = torch.zeros_like(centre[0]), torch.zeros_like(centre[1])
+    spread = ((first - centre[0]) * (again - centre[1])).mean(0)
+    noise = float((first - again).square().mean()) / 2
     median = spread.median()
-    dead = spread < DEAD * median
+    dead = spread < torch.clamp(2 * noise / len(shown) ** 0.5 / median, *DEAD) * median
     live = (~dead).nonzero()[:, 0]
     if not len(live) or float(median) == 0:
         raise SignalError("The device answers the same to every frame: no light reaches it, or nothing is shown.")
     ones = shown.float().square().sum(1, keepdim=True).clamp(min=1)
     scale = float((mean[:, live].square() / ones).mean().sqrt())
-    noise = float((first - again)[:, live].square().mean()) / 2
+    noise = float((first - again)[:, live].square().mean()) / 2  # of those that count
     signal = max(float(first[:, live].square().mean()) - noise, 0.0)
     half = width // 2
     u, v = shown.clone(), shown.clone()
