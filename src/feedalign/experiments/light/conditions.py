@@ -82,6 +82,12 @@ LEVELS = {
     f"levels-{levels}": Condition(f"light: {words} of the error", "levels", "dfa", fa.Optical(levels=levels), levels)
     for levels, words in ((2, "signs"), (15, "15 levels"))
 }
+REFERENCE = {
+    "arm-3": Condition("light: reference arm, three levels", "light", "ternary_dfa", fa.Optical(recovery="phase")),
+    "arm-15": Condition(
+        "light: reference arm, 15 levels of the error", "light", "dfa", fa.Optical(recovery="phase", levels=15)
+    ),
+}
 RINGS = {
     f"ring-{sigma:g}": Condition(
         f"microrings: noise {sigma:g} of a product", "rings", "dfa", fa.Crossbar.microring(sigma, mean=0.0), sigma
@@ -133,7 +139,7 @@ NONLINEAR = {
     "none": Condition("light: intensities, no recovery", "light", "ternary_dfa", fa.Optical(recovery="none")),
 }
 CONDITIONS: dict[str, Condition] = {
-    **DIGITAL, **LIT, **NONLINEAR, **PHOTONS, **BITS, **_saturated(), **LEVELS, **RINGS, **MEMORY, **DRIFT, **PHASE,
+    **DIGITAL, **LIT, **NONLINEAR, **PHOTONS, **BITS, **_saturated(), **LEVELS, **REFERENCE, **RINGS, **MEMORY, **DRIFT, **PHASE,
 }  # fmt: skip
 FEW = (*DIGITAL, *LIT)
 
@@ -193,7 +199,9 @@ SYSTEMS: dict[str, System] = {
         replace(SHORT, data=DataConfig("fashion-mnist", limit=20_000)),
         (*FEW, "none", "optical-1", "drift-100", "drift-10"),
     ),
-    "cora": System("Cora, a GCN, the settings that tuning chose for DFA", _graph(), (*DIGITAL, *LIT)),
+    "cora": System(
+        "Cora, a GCN, the settings that tuning chose for DFA", _graph(), (*DIGITAL, *LIT, "levels-15", *REFERENCE)
+    ),
 }
 
 
