@@ -1,5 +1,6 @@
 """The study of simulated light: what is compared, and that each run has the hardware that its condition names."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from feedalign.experiments.errors import ExperimentError
 from feedalign.experiments.light import CONDITIONS, SYSTEMS, BenchConfig, GraphConfig, configs
 from feedalign.experiments.light.conditions import parts
 from feedalign.experiments.light.tables import light_tables
-from feedalign.experiments.records import Record, Run
+from feedalign.experiments.records import Record, Run, describe
 from feedalign.optics.bench import Bench
 
 pytestmark = pytest.mark.filterwarnings("ignore:About .* of the pixels saturate:UserWarning")
@@ -103,3 +104,11 @@ def test_light_trains_a_small_network_as_well_as_three_levels_do() -> None:
     exact, light = loss(fa.Normal()), loss(fa.Optical())
     assert light < 2 * exact + 0.05
     assert loss(fa.Hardware(Bench(64, tau=2), watch=0)) > 2 * light
+
+
+def test_records_hold_every_number_of_every_condition() -> None:
+    """JSON has no infinity: an option that is one would come back as another configuration."""
+    for system in SYSTEMS:
+        for config in configs(system, seeds=[0]):
+            described = describe(config)
+            assert json.loads(json.dumps(described, allow_nan=False)) == described

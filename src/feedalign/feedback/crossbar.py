@@ -33,8 +33,8 @@ class Crossbar(Simulated):
             ``"pcm"``, pairs of phase-change cells with programming noise, drift and read noise.
         bits_in: Of the input's converter; None for no rounding.
         bits_out: Of the output's converter, whose range is ``bound`` either way; None for no rounding.
-        bound: Largest output of a tile, for inputs and weights in [-1, 1]. A row whose exact product exceeds it is fed
-            in again at half its size, as often as it takes.
+        bound: Largest output of a tile, for inputs and weights in [-1, 1]; None for none. A row whose exact product
+            exceeds it is fed in again at half its size, as often as it takes.
         sigma: :math:`\sigma`, noise of one product.
         mean: :math:`\mu`, mean error of one product.
         noise: :math:`\nu`, noise of one output of a tile.
@@ -57,7 +57,7 @@ class Crossbar(Simulated):
     cells: Literal["ideal", "rings", "pcm"] = "ideal"
     bits_in: int | None = None
     bits_out: int | None = None
-    bound: float = math.inf
+    bound: float | None = None
     sigma: float = 0.0
     mean: float = 0.0
     noise: float = 0.0
@@ -109,9 +109,9 @@ class Crossbar(Simulated):
                 raise ValueError(f"{name} expected a number of at least 0, found {getattr(self, name)}.")
         if self.crosstalk >= 1:
             raise ValueError(f"crosstalk expected less than 1, found {self.crosstalk}.")
-        if self.tile < 1 or not self.bound > 0:
+        if self.tile < 1 or (self.bound is not None and not 0 < self.bound < math.inf):
             raise ValueError(f"tile and bound expected numbers above 0, found {self.tile} and {self.bound}.")
-        if self.bits_out is not None and math.isinf(self.bound):
+        if self.bits_out is not None and self.bound is None:
             raise ValueError("bits_out divides the range of the converter: say which, such as bound=12.")
         if self.cells != "rings" and (self.weight_bits is not None or self.crosstalk):
             raise ValueError("weight_bits and crosstalk are properties of rings: write cells='rings'.")
@@ -157,7 +157,7 @@ class Crossbar(Simulated):
         """Return the output of one tile ``[N, D]`` for inputs ``[N, K]`` in [-1, 1]."""
         weights = held[0]
         halved = torch.ones_like(inputs[:, :1])
-        if not math.isinf(self.bound):
+        if self.bound is not None:
             halved = 2 ** arrays.halvings((inputs @ weights).abs().amax(1, keepdim=True), self.bound)
         shown = arrays.quantise(inputs / halved, self.bits_in)
         found = shown @ weights
@@ -168,7 +168,7 @@ class Crossbar(Simulated):
             deviation = (shown.square() @ held[1] + deviation**2).sqrt()
         if len(held) > 1 or deviation:
             found += noise.pair(found.shape[1], number, found.dtype)[0] * deviation
-        if not math.isinf(self.bound):
+        if self.bound is not None:
             found = found.clamp(-self.bound, self.bound)
             found = arrays.quantise(found / self.bound, self.bits_out) * self.bound
         return found * halved

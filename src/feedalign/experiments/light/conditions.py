@@ -139,7 +139,8 @@ NONLINEAR = {
     "none": Condition("light: intensities, no recovery", "light", "ternary_dfa", fa.Optical(recovery="none")),
 }
 CONDITIONS: dict[str, Condition] = {
-    **DIGITAL, **LIT, **NONLINEAR, **PHOTONS, **BITS, **_saturated(), **LEVELS, **REFERENCE, **RINGS, **MEMORY, **DRIFT, **PHASE,
+    **DIGITAL, **LIT, **NONLINEAR, **PHOTONS, **BITS, **_saturated(), **LEVELS, **REFERENCE, **RINGS, **MEMORY,
+    **DRIFT, **PHASE,
 }  # fmt: skip
 FEW = (*DIGITAL, *LIT)
 
