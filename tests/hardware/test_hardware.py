@@ -231,8 +231,8 @@ def test_what_cannot_hold_a_device_says_so() -> None:
         fa.SignalError, match=r"Bench cannot be pickled: a device is in one place\. Offer it with `feedalign"
     ):
         pickle.dumps(model)
-    twin = copy.deepcopy(model)  # the same device
-    assert all(torch.isfinite(g).all() for g in gradients(twin))
+    other = copy.deepcopy(model)  # the same device
+    assert all(torch.isfinite(g).all() for g in gradients(other))
     assert device.frames > 0
     x, _ = batch()
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}

@@ -79,7 +79,7 @@ GPUS = {
 }
 OPUS = {
     "full": Opu("all pixels read", 2 * MIRRORS * PIXELS / PEAK),
-    "2khz": Opu("500 us a frame", 500e-6),
+    "2khz": Opu("500 us per frame", 500e-6),
     "20khz": Opu("20 kHz mirrors", 50e-6),
 }
 
@@ -294,11 +294,11 @@ def claims(config: CoprocessorConfig) -> list[dict[str, str]]:
             "arithmetic": f"{_billions(crossover(1, slow.frame, half, 1.0))} with bfloat16 on an A100 at "
             f"{100 * config.utilisation:.0f} % of its peak and one frame of 500 us per row; "
             f"{_billions(crossover(1, slow.frame, whole, 1.0))} with float32 at 55 %; with three levels and an anchor, "
-            "four frames a row, four times as many",
+            "four frames per row, four times as many",
         },
         {
             "claim": "because backpropagation fills the GPU's memory",
-            "arithmetic": f"{STATE_BYTES} bytes a parameter fill {small.memory / 1e9:.0f} GB at "
+            "arithmetic": f"{STATE_BYTES} bytes per parameter fill {small.memory / 1e9:.0f} GB at "
             f"{_billions(small.memory / STATE_BYTES)}. That needs no light: digital DFA frees the memory likewise "
             "(feedalign.two_pass takes a block at a time)",
         },

@@ -84,7 +84,7 @@ def crossover_table(record: dict[str, Any]) -> Table:
     ]
     return Table(
         title=f"From which size light pays, {config.frames} camera frames per row",
-        headings=("GPU", "device", "ms a row", "mJ a row", "faster above (billion parameters)",
+        headings=("GPU", "device", "ms per row", "mJ per row", "faster above (billion parameters)",
                   "saves energy above (billion parameters)", "projection alone: faster above side"),
         rows=tuple(rows),
         notes=("If every product dX were left out, memory were no matter, and a waiting GPU took no power.",),

@@ -41,7 +41,7 @@ class Encoded(NamedTuple):
 
 
 def bits_of(levels: int) -> int:
-    """Return the bit planes of each sign that an encoding of so many levels needs.
+    """Return the bit planes of each sign that an encoding with this number of levels needs.
 
     Raises:
         ValueError: ``levels`` is neither 2 (signs) nor one less than a power of two (3, 7, 15, ...).

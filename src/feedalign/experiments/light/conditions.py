@@ -108,7 +108,7 @@ DRIFT = {
 }
 PHASE = {
     f"phase-{walk:g}": Condition(
-        f"reference wanders by {walk:g} rad a step",
+        f"reference wanders by {walk:g} rad per step",
         "phase",
         "ternary_dfa",
         value=walk,

@@ -29,7 +29,7 @@ GROUPS = {
     "saturation": "light over the full well",
     "rings": "noise of a product (microrings)",
     "drift": "steps until the medium decorrelates",
-    "phase": "phase walk of the reference (rad a step)",
+    "phase": "phase walk of the reference (rad per step)",
 }
 
 
