@@ -5,11 +5,13 @@ import math
 import pickle
 import time
 import warnings
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.utils.checkpoint import checkpoint
 
 import feedalign as fa
 from feedalign.feedback.feedback import seeded
@@ -264,11 +266,29 @@ def test_without_fullgraph_it_trains_as_in_eager_mode() -> None:
     torch.compiler.reset()
 
 
-def test_an_error_that_is_not_finite_is_refused() -> None:
-    model = attached(Bench(64))
-    x, _ = batch()
-    with pytest.raises(fa.SignalError, match="The error is not finite, so no frame can show it"):
-        (model(x).sum() * math.nan).backward()
+@pytest.mark.parametrize("inputs", ["real", "ternary", "binary"])
+def test_rows_that_are_not_finite_have_signals_that_are_not(inputs: str) -> None:
+    """As any product would: loss scaling then takes the step back. The other rows are projected."""
+    matrix = torch.randn(4, 20, generator=torch.Generator().manual_seed(5))
+    feedback = fa.Hardware(lambda rows: rows.float() @ matrix, columns=20, inputs=inputs)
+    error = torch.randn(6, 4)
+    expected = feedback.product(error, (("shared", 20, 1.0),), ())
+    error[1, 2], error[4, 0] = math.nan, math.inf
+    found = feedback.product(error, (("shared", 20, 1.0),), ())
+    assert found[[1, 4]].isnan().all()
+    torch.testing.assert_close(found[[0, 2, 3, 5]], expected[[0, 2, 3, 5]])
+
+
+def test_a_model_that_is_checkpointed_trains_through_a_device() -> None:
+    def learnt(checkpointed: bool) -> list[Tensor]:
+        model = network()
+        fa.attach(model, fa.DFA(feedback=fa.Hardware(Bench(64, **QUIET), watch=0)), nn.Tanh)
+        if checkpointed:
+            model.forward = partial(checkpoint, model.forward, use_reentrant=False)
+        return gradients(model)
+
+    for a, b in zip(learnt(True), learnt(False), strict=True):
+        assert torch.equal(a, b)
 
 
 # ---- faults ----------------------------------------------------------------------------------------------------------

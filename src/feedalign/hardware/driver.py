@@ -112,8 +112,9 @@ class Driver:
     def _send(self, error: Tensor) -> Sent:
         numbers = error.to("cpu", torch.float64 if error.dtype == torch.float64 else torch.float32)
         inputs, options = self.device.inputs, self.options
-        if not bool(torch.isfinite(numbers).all()):
-            raise SignalError("The error is not finite, so no frame can show it: training has diverged.")
+        # A row that is not finite cannot be shown. Its signal is NaN, so that loss scaling takes the step back.
+        finite = torch.isfinite(numbers).all(1, keepdim=True)
+        numbers = torch.where(finite, numbers, torch.zeros_like(numbers))
         if inputs == "real":
             scale = numbers.abs().amax(1, keepdim=True)
             planes = [(1.0, numbers / torch.where(scale > 0, scale, torch.ones_like(scale)))]
@@ -136,6 +137,7 @@ class Driver:
             places[lit] = torch.arange(len(shown))
         answer = Answer(self, shown) if len(shown) else None
         self.projections += 1
+        scale = torch.where(finite, scale, torch.full_like(scale, math.nan))
         return Sent(error, scale, [weight for weight, _ in planes], len(error), shown, places, answer)
 
     def _put_together(self, sent: Sent, columns: int) -> Tensor:
