@@ -99,7 +99,8 @@ class BroadcastRule(Rule):
         if not isinstance(self.feedback, Feedback):
             raise TypeError(
                 f"feedback expected a Feedback such as feedalign.Uniform(), found {self.feedback!r}. "
-                "The families are Uniform, Normal, Orthogonal, Hadamard, Sparse and Regenerated."
+                "The families are Uniform, Normal, Orthogonal, Hadamard, Sparse, Regenerated, Optical, Crossbar and "
+                "Hardware."
             )
         if self.learns and self.feedback.shared:
             raise ValueError(
