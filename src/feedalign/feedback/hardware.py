@@ -17,7 +17,7 @@ from feedalign.optics.encoding import bits_of
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)
 class Hardware(Feedback):
-    """Projections by a device of your own, or by a simulated one with a clock (:class:`feedalign.optics.bench.Bench`).
+    """Projections by a device of your own, or by a simulated one with a clock (:class:`feedalign.optics.Bench`).
 
     Each row of the error is rounded to few levels and sent as frames that the device can show; frames of zeros are not
     sent, equal frames once. What comes back is checked, divided by the measured scale, and put together. The device is

@@ -41,7 +41,7 @@ class Optical(Simulated):
 
     Nothing changes in time, and no state is kept: the noise of a row follows from the seed and the row itself
     (:mod:`feedalign.optics.noise`), so it is the same in every process, on every rank and in a step that is repeated.
-    A medium that drifts has a clock, and is a device: :class:`feedalign.optics.bench.Bench` behind
+    A medium that drifts has a clock, and is a device: :class:`feedalign.optics.Bench` behind
     :class:`feedalign.Hardware`. Derivatives of a projection are those without noise and levels.
 
     Args:
