@@ -103,7 +103,7 @@ def test_light_trains_a_small_network_as_well_as_three_levels_do() -> None:
 
     exact, light = loss(fa.Normal()), loss(fa.Optical())
     assert light < 2 * exact + 0.05
-    assert loss(fa.Hardware(Bench(64, tau=2), watch=0)) > 2 * light
+    assert loss(fa.Hardware(Bench(128, tau=2), watch=0)) > 2 * light
 
 
 def test_records_hold_every_number_of_every_condition() -> None:

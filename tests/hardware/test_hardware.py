@@ -377,6 +377,8 @@ def test_a_slow_drift_is_a_warning_and_none_is_silent() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert steps_until_error(Bench(256), 250) == (250, "")
+        dim = Bench(256, signal=1, reference=10, camera=Camera(110, 10, 8))  # more noise than signal
+        assert steps_until_error(dim, 250) == (250, "")
         assert steps_until_error(Bench(256, tau=10), 250, watch=0) == (250, "")
 
 

@@ -14,6 +14,8 @@ from feedalign.hardware.projector import DTYPES, Projector
 
 PROBES = 8
 """Frames that a device is recognised by."""
+WEAK = 0.2
+"""Columns whose variance, that of the noise included, is above this fraction of the median are not dead."""
 PRINTED = 64
 """Columns of their responses that a fingerprint holds."""
 DEAD = (1e-3, 1e-2)
@@ -100,7 +102,11 @@ def calibrate(
     spread = ((first - centre[0]) * (again - centre[1])).mean(0)
     noise = float((first - again).square().mean()) / 2
     median = spread.median()
-    dead = spread < torch.clamp(2 * noise / len(shown) ** 0.5 / median, *DEAD) * median
+    plain = (first - centre[0]).square().mean(0)
+    # Both: a column of a device that drifts answers differently the second time, and answers.
+    dead = (spread < torch.clamp(2 * noise / len(shown) ** 0.5 / median, *DEAD) * median) & (
+        plain < WEAK * plain.median()
+    )
     live = (~dead).nonzero()[:, 0]
     if not len(live) or float(median) == 0:
         raise SignalError("The device answers the same to every frame: no light reaches it, or nothing is shown.")

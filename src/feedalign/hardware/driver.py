@@ -41,6 +41,10 @@ DRIFT = (0.98, 0.9)
 """Correlations per ``watch`` projections below which there is a warning, and an error."""
 PENDING = 16
 """Projections that may be under way: one per output of a model, and some that nobody came to collect."""
+STABLE = 0.5
+"""Stability from which linearity can be told from noise."""
+PROBE_SNR, PROBES_MOST = 5.0, 64
+"""Looks at the device are averaged until they have this ratio of signal to noise, and over how many at most."""
 LINEAR = 0.9
 """Least linearity, as a fraction of the device's stability."""
 
@@ -77,7 +81,7 @@ class Driver:
         self._sent: list[Sent] = []
         self._probed: Tensor | None = None
         self._turned: Tensor | None = None
-        self._baseline = 1.0
+        self._baseline, self._repeats = 1.0, 2
         self._since, self._next = 0, 0
         self._warned: set[str] = set()
 
@@ -210,7 +214,7 @@ class Driver:
 
     def _calibrate(self, width: int) -> None:
         calibration = calibrate(self.device, width, pause=0.0, call=self.project)
-        if calibration.linearity < LINEAR * calibration.stability:
+        if calibration.stability > STABLE and calibration.linearity < LINEAR * calibration.stability:
             raise SignalError(
                 f"{self.name} is not linear: P(u + v) and P(u) + P(v) have correlation {calibration.linearity:.2f}, "
                 f"and two projections of the same rows {calibration.stability:.2f}. Raw intensities train nothing: "
@@ -227,6 +231,7 @@ class Driver:
         if self.options.levels == 2 and self.device.inputs != "real":
             ones = torch.ones(1, width, dtype=DTYPES[self.device.inputs])
             self._ones = torch.stack([self.project(self.device, ones)[0] for _ in range(16)]).mean(0)
+        self._repeats = min(max(2, math.ceil(PROBE_SNR / max(calibration.snr, 1e-6))), PROBES_MOST)
         self._probed, self._turned = self._probe(width), self._fields(width)
         self._baseline = max(correlation(self._probed, self._probe(width)), 1e-3)
         self.calibration, self.fingerprint, self._width = calibration, found, width
@@ -234,7 +239,7 @@ class Driver:
 
     def _probe(self, width: int) -> Tensor:
         rows = random_rows(self.device, PROBES, width, seed=2)
-        return torch.stack([self.project(self.device, rows) for _ in range(2)]).mean(0)
+        return torch.stack([self.project(self.device, rows) for _ in range(self._repeats)]).mean(0)
 
     def _fields(self, width: int) -> Tensor | None:
         if not hasattr(self.device, "fields"):
