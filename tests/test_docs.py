@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
-@pytest.mark.parametrize(("name", "outputs"), [("first-steps", 2), ("align-then-memorise", 1)])
+@pytest.mark.parametrize(("name", "outputs"), [("first-steps", 2), ("align-then-memorise", 1), ("train-with-light", 6)])
 def test_the_tutorials_run(capsys: pytest.CaptureFixture[str], name: str, outputs: int) -> None:
     page = (ROOT / f"docs/tutorials/{name}.md").read_text()
     program = "\n".join(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL))
@@ -36,6 +36,32 @@ def test_the_tutorial_of_many_processes_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     (shown,) = re.findall(r"```text\n(.*?)```", page, flags=re.DOTALL)
     assert [line for line in shown.splitlines() if line not in done.stdout] == []
+
+
+def test_the_device_of_the_tutorial_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file to start from works as it is, and the page names all that it has."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs/tutorials"))
+    from example_device import Rig
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 3))
+    rig = Rig(columns=64)
+    assert isinstance(rig, fa.Projector)
+    handle = fa.attach(model, fa.DFA(feedback=fa.Hardware(rig)))
+    x = torch.randn(64, 4)
+    y = x[:, :3].argmax(1)
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+    assert "the rig in the cellar" in repr(handle)
+    page = (ROOT / "docs/tutorials/connect-your-own-device.md").read_text()
+    assert all(name in page for name in ("columns", "inputs", "start(", "collect(", "fa.Remote(", "feedalign serve"))
 
 
 def test_the_rule_of_the_rules_page_runs() -> None:
@@ -83,6 +109,8 @@ def test_the_library_needs_torch_alone_and_never_its_experiments() -> None:
         *(source / "feedback").glob("*.py"),
         *(source / "transport").glob("*.py"),
         *(source / "pipelining").glob("*.py"),
+        *(source / "optics").glob("*.py"),
+        *(source / "hardware").glob("*.py"),
     ]
     allowed = set(sys.stdlib_module_names) | {"torch", "feedalign"}
     for file in library:

@@ -4,6 +4,7 @@ import copy
 import math
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ import feedalign as fa
 from feedalign.feedback import Hadamard, Projection, Regenerated, Site, Sparse, kept
 from feedalign.layout import match, row_dimensions
 
-FAMILIES = [fa.Uniform, fa.Normal, fa.Orthogonal, Regenerated, Hadamard, Sparse]
+DIM = partial(fa.Optical, camera=None)
+"""Light without photon noise, so that what is measured is the product with the matrix."""
+FAMILIES = [fa.Uniform, fa.Normal, fa.Orthogonal, Regenerated, Hadamard, Sparse, DIM, fa.Crossbar]
 
 
 def widest(sites: tuple[Site, ...]) -> Site:
@@ -52,7 +55,7 @@ def test_scale_and_gain(family: type[fa.Feedback]) -> None:
     torch.testing.assert_close(by_widest[0], point[0])
     torch.testing.assert_close(by_widest[1], point[1] / 2)  # the narrow point gets half of what it should
     torch.testing.assert_close(matrices(family(gain=3.0), sites)[1], 3 * point[1])
-    rms = 3**-0.5 if family in (fa.Uniform, Regenerated) else 1.0
+    rms = 3**-0.5 if family in (fa.Uniform, Regenerated, fa.Crossbar) else 1.0
     assert point[0].square().mean().sqrt() * 20 == pytest.approx(rms, rel=0.1)
 
 
@@ -83,7 +86,7 @@ def test_numbers_are_the_same_in_another_process() -> None:
     program = (
         "import torch; torch.manual_seed(99); torch.rand(3)\n"
         "from feedalign.feedback import *\n"
-        "for family in (Uniform, Normal, Orthogonal, Regenerated, Hadamard, Sparse):\n"
+        "for family in (Uniform, Normal, Orthogonal, Regenerated, Hadamard, Sparse, Optical, Crossbar):\n"
         "    print(family().matrix(3, 'layers.0', 4, 6).double().sum().item().hex())"
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()

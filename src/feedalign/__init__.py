@@ -10,13 +10,27 @@
 :func:`splice` is the one idea underneath; its docstring explains it in five lines of code.
 """
 
+from feedalign import optics
 from feedalign._version import __version__
 from feedalign.alignment import Alignment, Cosine, alignment, weight_alignment
 from feedalign.attach import Attachment, attach, attached
 from feedalign.audit import Audit, audit
 from feedalign.conditioning import Conditioning, PointConditioning, conditioning
 from feedalign.errors import PointsError, SignalError
-from feedalign.feedback import Feedback, Hadamard, Normal, Orthogonal, Regenerated, Sparse, Uniform
+from feedalign.feedback import (
+    Crossbar,
+    Feedback,
+    Hadamard,
+    Hardware,
+    Normal,
+    Optical,
+    Orthogonal,
+    Regenerated,
+    Sparse,
+    Uniform,
+)
+from feedalign.hardware import Calibration, Projector, Remote, calibrate, fingerprint, lighton
+from feedalign.optics import Camera
 from feedalign.rules import (
     BRSF,
     DFA,
@@ -61,19 +75,26 @@ __all__ = [
     "Backprop",
     "Broadcast",
     "BroadcastRule",
+    "Calibration",
+    "Camera",
     "Conditioning",
     "Cosine",
+    "Crossbar",
     "Feedback",
     "GrAPE",
     "Hadamard",
+    "Hardware",
     "KolenPollack",
     "Layer",
     "Normal",
+    "Optical",
     "Orthogonal",
     "PointConditioning",
     "PointsError",
     "ProductFA",
+    "Projector",
     "Regenerated",
+    "Remote",
     "Rule",
     "Shallow",
     "SignDFA",
@@ -88,7 +109,11 @@ __all__ = [
     "attach",
     "attached",
     "audit",
+    "calibrate",
     "conditioning",
+    "fingerprint",
+    "lighton",
+    "optics",
     "rule",
     "splice",
     "two_pass",

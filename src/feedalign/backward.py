@@ -1,7 +1,7 @@
 """What happens when the error arrives at an output: every rule makes the signals of its points, and learns."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -27,11 +27,13 @@ class BackwardResult:
     feedback_grads: list[Tensor | None]
     """The gradient of every matrix that is learned; ``None`` where its point belongs to another output."""
     made: list[tuple[Delivery, Sequence[Tensor]]]
-    """Per error and rule, the signal of each point as the rule made it."""
+    """Per error and rule, the signal of each point as the rule made it; not those that a device has yet to return."""
+    deferred: dict[str, Tensor] = field(default_factory=dict)
+    """The norms of signals that a device returned since, by point."""
 
     def norms(self) -> dict[str, Tensor]:
         """Return the norm of the signal that each point receives, by name."""
-        found: dict[str, Tensor] = {}
+        found = dict(self.deferred)
         for delivery, signals in self.made:
             for name, norm in delivery.norms(signals).items():
                 found[name] = torch.hypot(found[name], norm) if name in found else norm
@@ -72,8 +74,13 @@ def deliver(
             if not delivery.serves:
                 continue
             sent = planner.send(delivery, error, recording, partial(push, recording, run, output))
-            signals = planner.rule.signals(sent)
-            made.append((delivery, signals))
+            # Not where the backward pass is differentiated itself: what a device returned has no graph.
+            if _deferred(planner, recording) and not torch.is_grad_enabled():
+                assert recording.mail is not None
+                signals = recording.mail.defer((planner.number, number), planner.rule, sent, delivery)
+            else:
+                signals = planner.rule.signals(sent)
+                made.append((delivery, signals))
             found.append(delivery.shaped(signals))
             if planner.store is not None:
                 _add_feedback_grads(planner, sent, grads)
@@ -87,6 +94,29 @@ def deliver(
     ]
     assert norm is not None  # a backward pass reaches an output by one of its tensors
     return BackwardResult(norm, shaped, learned, made)
+
+
+def begin(planners: Sequence[Planner], recording: Recording) -> None:
+    """Begin in the forward pass what needs no error: projections of targets by a device."""
+    for planner in planners:
+        if not (planner.rule.targeted and recording.targets is not None and _deferred(planner, recording)):
+            continue
+        assert recording.mail is not None
+        for number, delivery in enumerate(recording.deliveries[planner.number]):
+            facts = recording.outputs[number].tensors[0]
+            error = torch.zeros((), dtype=facts.dtype, device=facts.device).expand(delivery.rows, sum(delivery.sizes))
+            if delivery.serves:
+                sent = planner.send(delivery, error, recording, _no_push)
+                recording.mail.begin((planner.number, number), planner.rule, sent)
+
+
+def _deferred(planner: Planner, recording: Recording) -> bool:
+    return (
+        recording.mail is not None
+        and recording.mail.carried == len(recording.trained())
+        and planner.rule.defers
+        and planner.rule.feedback.deferred
+    )
 
 
 def _sum(signals: Sequence[Tensor | None]) -> Tensor | None:
@@ -128,7 +158,7 @@ def compiled_pull(
     return pull
 
 
-def _no_push(places: dict[int, int], inject: Inject) -> list[Tensor | None]:
+def _no_push(*_: object) -> list[Tensor | None]:
     raise SignalError(
         "The rule pushes tangents forward through the model, which is not supported under torch.compile. Train in "
         "eager mode, or choose a rule that does not (DFA)."

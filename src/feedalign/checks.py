@@ -13,7 +13,7 @@ from feedalign.errors import SignalError, some
 from feedalign.graph import GATE, nodes_below, same_values, training
 from feedalign.points import Point, candidates
 from feedalign.recording import Recording
-from feedalign.rules import Rule
+from feedalign.rules import BroadcastRule, Rule
 from feedalign.tree import flatten
 
 
@@ -43,6 +43,11 @@ def check_compiled(rules: Iterable[Rule]) -> None:
                 raise SignalError(
                     f"{type(rule).__name__} is not supported under torch.compile: {rule.eager}. Train in eager mode, "
                     "or choose a rule that can be compiled, such as DFA or FA."
+                )
+            if isinstance(rule, BroadcastRule) and rule.feedback.eager:
+                raise SignalError(
+                    f"{type(rule.feedback).__name__} is not supported under torch.compile: {rule.feedback.eager}. "
+                    "Train in eager mode, or choose feedback that can be compiled, such as feedalign.Optical()."
                 )
 
 

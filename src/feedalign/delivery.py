@@ -278,6 +278,7 @@ class Planner:
         sites = tuple(layout.site for layout in wanted if layout)
         if not sites or widest is None:
             return lambda error: []
+        self.rule.feedback.check(sites, width)
         if self.rule.learns and torch.compiler.is_compiling():
             raise SignalError(
                 f"{type(self.rule).__name__} learns its feedback, which is not supported under torch.compile. Train in "

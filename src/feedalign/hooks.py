@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from feedalign.backward import BackwardResult, compiled_pull, deliver
+from feedalign.backward import BackwardResult, begin, compiled_pull, deliver
 from feedalign.backward_hooks import BackwardHooks, has_any
 from feedalign.checks import check_compiled, check_graph, check_output, output_itself, warn_of_bypass
 from feedalign.compiled import check_exported, hint
+from feedalign.deferred import Mail, defers
 from feedalign.delivery import Planner
 from feedalign.errors import PointsError, SignalError
 from feedalign.first import CheckingGates, FirstPass
@@ -67,6 +68,7 @@ class Hooks:
         self._taps = taps
         self._planner_of = planner_of
         self._rules = [planner.rule for planner in planners]
+        self._deferred = any(rule.feedback.deferred for rule in self._rules)
         self._replays, self._learns = (
             any(flags) for flags in ([r.replays for r in self._rules], [r.learns for r in self._rules])
         )
@@ -167,6 +169,8 @@ class Hooks:
             self._collector = Collector() if len(self._taps) > 1 else None
             if not torch.compiler.is_compiling():
                 self._begin_first(args, kwargs)
+                if self._recording.gates is None and self._deferred and defers(self._rules):
+                    self._recording.mail = Mail()
         if not torch.compiler.is_compiling():
             self._cut_last()
             training = self._recording is not None and self._observation is None
@@ -355,6 +359,8 @@ class Hooks:
             self.structure.learn(recording, self.model)
         recording.outputs = self.structure.outputs(recording, self.error_width)
         recording.deliveries = [planner.plan(recording) for planner in self.planners]
+        if recording.mail is not None:
+            begin(self.planners, recording)
         if self._observation is not None:
             self._observation.recording, self._observation.tensors = recording, recording.tensors
         elif any(tap.module is not None or tap.paths for tap in self._taps) and not self._proven:
@@ -561,6 +567,8 @@ class Hooks:
             recording.gates.expect(tensors, [*gradients, *result.signals])
         if not in_transform():  # whose tensors mean nothing outside of it
             self._result = result
+            if recording.mail is not None:
+                recording.mail.norms = result.deferred
         return [*result.signals, *result.feedback_grads]
 
     def _pull_part(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from feedalign.deferred import Mail, carry
 from feedalign.errors import SignalError
 
 if TYPE_CHECKING:
@@ -103,6 +104,8 @@ class Recording:
     """For rules that learn: the outputs of the points that train, without their graphs."""
     targets: object = None
     """What ``handle.targets`` was when the forward pass began."""
+    mail: Mail | None = None
+    """For feedback that is deferred: the signals that are under way."""
     delivered: bool = False
     """Whether a backward pass has handed an error to the points of this forward pass."""
     gates: Gates | None = None
@@ -111,7 +114,6 @@ class Recording:
     """By number of the arrival, what the next block reads; only where there are gates."""
     tapped: list[list[Tensor]] = field(default_factory=list)
     """Per run the tensors of the output before the splice; only where there are gates."""
-
     ran: dict[int, tuple[Facts, ...]] = field(default_factory=dict)
     """Which of several outputs ran, and what tensors each has."""
     parts: dict[int, list[Tensor]] = field(default_factory=dict)
@@ -125,7 +127,7 @@ class Recording:
         call, trains = self.calls.get(point, 0), planner >= 0 and trains
         self.arrivals.append(Arrival(point, call, planner, own, trains, tensor.shape, tensor.dtype))
         if trains:
-            self.tensors.append(tensor)
+            self.tensors.append(tensor if self.mail is None else carry(tensor, self.mail, len(self.tensors)))
             if self.activations is not None:
                 self.activations.append(tensor.detach())
         self.calls[point] = call + 1

@@ -25,7 +25,8 @@ def summary(attachment: Attachment) -> str:
         tables.append(table([("point", "shape", "feedback", "error from"), *_rows(attachment, tap)]))
     if attachment.carriers:
         tables.append(table([("layer", "weight", "gradient passes back by"), *_layer_rows(attachment)]))
-    return "\n".join([title, *tables]) + _note(attachment)
+    notes = [note for planner in attachment.planners for note in planner.rule.feedback.notes()]
+    return "\n".join([title, *tables, *notes]) + _note(attachment)
 
 
 def table(rows: list[tuple[str, ...]]) -> str:

@@ -14,6 +14,10 @@ RULES: dict[str, Callable[[], fa.Rule]] = {
     "dfa-regenerated": lambda: fa.DFA(seed=1, feedback=fa.Regenerated()),
     "dfa-hadamard": lambda: fa.DFA(seed=1, feedback=fa.Hadamard(shared=False)),
     "dfa-sparse": lambda: fa.DFA(seed=1, feedback=fa.Sparse(positions="repeat")),
+    "dfa-optical": lambda: fa.DFA(seed=1, feedback=fa.Optical()),
+    "ternary-dfa-phase": lambda: fa.TernaryDFA(seed=1, feedback=fa.Optical(recovery="phase", camera=None)),
+    "dfa-microring": lambda: fa.DFA(seed=1, feedback=fa.Crossbar.microring(0.05, shared=False)),
+    "dfa-crossbar": lambda: fa.DFA(seed=1, feedback=fa.Crossbar(bits_in=14, bits_out=14, bound=2.0, tile=3)),
     "ifa": lambda: fa.IFA(seed=1),
     "drtp": lambda: fa.DRTP(seed=1, reduction="sum"),
     "sign-dfa": lambda: fa.SignDFA(seed=1),
@@ -36,7 +40,12 @@ FUSED = (
     "lm-tied",
 )  # fmt: skip
 FOLLOWS = "it needs the gradient of each weight by itself, which attention and recurrent layers form inside"
+MEASURED = ("dfa-optical", "ternary-dfa-phase", "dfa-microring", "dfa-crossbar")
+"""Their signals are measurements: near the error times a matrix, and not equal to it."""
+NOISE = "its noise follows from the bits of the error, which are other ones in float32"
 LESS_PRECISE = {
+    "dfa-optical": NOISE,
+    "dfa-microring": NOISE,
     "brsf": "its numbers follow from the bits of the weights, which are other ones in float32",
     "lm-tied-sign-dfa": "rounded to bfloat16, small errors change their signs",
     **{

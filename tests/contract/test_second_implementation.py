@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 import feedalign as fa
-from contract.rules import RULES
+from contract.rules import MEASURED, RULES
 from contract.test_promises import CLOSE, attached
 from feedalign.tree import flatten, is_floating
 from zoo import ZOO, Exhibit, assert_same, batch, build, gradients, run
 
-BROADCAST = [name for name, make in RULES.items() if isinstance(make(), fa.DFA | fa.DKP | fa.FDFA)]
+BROADCAST = [
+    name for name, make in RULES.items() if name not in MEASURED and isinstance(make(), fa.DFA | fa.DKP | fa.FDFA)
+]
 # Here a signal is wanted per call of the model's parts, in pairs or per use, which this loop does not sort out.
 PLAIN = [e for e in ZOO if e.name not in ("siamese", "mlp-reused-relu", "image-to-image")]
 

@@ -19,6 +19,7 @@ Parameters = dict[str, Tensor]
 RULES: dict[str, Callable[[], fa.Rule]] = {
     "ifa": lambda: fa.IFA(seed=3),
     "drtp": lambda: fa.DRTP(seed=3),
+    "optical": lambda: fa.DFA(seed=3, feedback=fa.Optical()),
     "dkp": lambda: fa.DKP(seed=3),
     "fdfa": lambda: fa.FDFA(seed=3),
     "fa": lambda: fa.FA(seed=3),

@@ -90,6 +90,11 @@ def _by_rule(name: str, compiled: bool, trainee: Trainee) -> Step:
     return trainee.plainly(_compiled(trainee.model) if compiled else trainee.model)
 
 
+def _by_light(trainee: Trainee) -> Step:
+    fa.attach(trainee.model, fa.TernaryDFA(seed=trainee.seed, feedback=fa.Optical()), points=trainee.points)
+    return trainee.plainly(trainee.model)
+
+
 def _compiled(model: nn.Module) -> Forward:
     tell_hooks_apart()  # else what is compiled for a model without a rule would also serve its twin with one
     forward: Forward = torch.compile(model)
@@ -131,6 +136,7 @@ METHODS = {
     "dfa": _rule("dfa"),
     "shallow": _rule("shallow"),
     "checkpointing": Method("backprop, checkpointed", _checkpointing),
+    "dfa-light": Method("ternary DFA, simulated light", _by_light),
     "leaves": Method("DFA by leaves", partial(_by_peer, Leaves)),
     "hooks": Method("DFA by hooks", partial(_by_peer, Hooks)),
     "backprop-compiled": _rule("backprop", compiled=True),

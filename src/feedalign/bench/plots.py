@@ -10,6 +10,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from feedalign.bench.cells import MIB
 from feedalign.bench.click_tables import clicks_costs
+from feedalign.bench.coprocessor_tables import coprocessor_costs
 from feedalign.bench.ctr_tables import ctr_costs
 from feedalign.bench.memory_tables import over
 from feedalign.bench.methods import label
@@ -217,6 +218,13 @@ PICTURES: dict[str, tuple[Draw, str, str, str]] = {
         "Steps of a pipeline",
         "Speed of a pipeline's first step and period, relative to 1F1B; the table above holds the numbers.",
         "Medians over rounds. The black mark is the limit that the times of the passes in the same run set.",
+    ),
+    "bench-coprocessor": (
+        coprocessor_costs,
+        "When light pays",
+        "Time and energy that leaving out products saves, over parameters, against a projection by light and by a GPU; "
+        "the table above holds the numbers.",
+        "Computed, not measured. Light pays to the right of where a line crosses a dotted level.",
     ),
     "bench-clicks": (
         clicks_costs,

@@ -9,6 +9,7 @@ from feedalign.bench import (
     accuracy,
     alignment,
     clicks,
+    coprocessor,
     ctr,
     feedback,
     memory,
@@ -35,6 +36,7 @@ Config = (
     | vocabulary.VocabularyConfig
     | ctr.CtrConfig
     | pipeline.PipelineConfig
+    | coprocessor.CoprocessorConfig
 )
 Measure = Callable[[Any, Progress | None], list[dict[str, Any]]]
 KINDS: dict[type[Config], tuple[str, Measure]] = {
@@ -49,6 +51,7 @@ KINDS: dict[type[Config], tuple[str, Measure]] = {
     vocabulary.VocabularyConfig: ("bench-vocabulary", vocabulary.measure),
     ctr.CtrConfig: ("bench-ctr", ctr.measure),
     pipeline.PipelineConfig: ("bench-pipeline", pipeline.measure),
+    coprocessor.CoprocessorConfig: ("bench-coprocessor", coprocessor.measure),
 }
 
 

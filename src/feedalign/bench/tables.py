@@ -6,6 +6,7 @@ from typing import Any
 from feedalign.bench.alignment import BACKPROP, BLOCKS, COPIED, DEFAULT, SAMPLES, STEP
 from feedalign.bench.cells import MIB, PEAK, Case, descriptions, methods, mib, milliseconds, where
 from feedalign.bench.click_tables import clicks_table
+from feedalign.bench.coprocessor_tables import claims_table, crossover_table, steps_table
 from feedalign.bench.ctr_tables import ctr_table
 from feedalign.bench.memory_tables import growth_table, sizes_table, speed_table
 from feedalign.bench.methods import label
@@ -184,6 +185,7 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], Table], ...]] = {
     "bench-vocabulary": (vocabulary_table,),
     "bench-ctr": (ctr_table,),
     "bench-pipeline": (pipeline_table,),
+    "bench-coprocessor": (crossover_table, steps_table, claims_table),
 }
 
 

@@ -16,6 +16,7 @@ from feedalign.cli.bench import (
     BenchProducts,
     BenchStep,
 )
+from feedalign.cli.bench_coprocessor import BenchCoprocessor
 from feedalign.cli.bench_ctr import BenchCtr
 from feedalign.cli.bench_nerf import BenchNerf
 from feedalign.cli.bench_pipeline import BenchPipeline
@@ -27,11 +28,13 @@ from feedalign.cli.inspect import Inspect
 from feedalign.cli.plan import PlanPipeline
 from feedalign.cli.render import Render
 from feedalign.cli.report import Report
+from feedalign.cli.serve import Serve
 from feedalign.cli.table import ShowTable
 from feedalign.cli.theory import Theory
 from feedalign.cli.train import TrainVision
 from feedalign.cli.train_ctr import TrainCtr
 from feedalign.cli.train_graph import TrainGae, TrainGraph
+from feedalign.cli.train_light import TrainLight
 from feedalign.cli.train_lm import TrainLm
 from feedalign.cli.train_nerf import TrainNerf
 from feedalign.cli.tune import TuneVision
@@ -53,6 +56,7 @@ random matrices. These commands compare the two (and "shallow", where only the l
   feedalign train lm                                  a Transformer that foretells text
   feedalign generate runs/lm/python-small/bp-seed0    and goes on with one (train it with --keep)
   feedalign train nerf                                a scene from photographs
+  feedalign train light                               networks through simulated light
   feedalign tune vision --preset mnist-rules          find learning rates, with equal budgets
   feedalign report runs/demo                          tables and pictures
   feedalign bench step --cases mlp-8x1024             time of a training step
@@ -60,6 +64,7 @@ random matrices. These commands compare the two (and "shallow", where only the l
   feedalign plan --stages 8 --micro-batches 16 --forward 20ms   what a pipeline would take
   feedalign theory all --short                        why it learns: Align, then memorise
   feedalign inspect model.py:build --shape 1,1,28,28  where to cut your model
+  feedalign serve                                     a device, offered to training processes
   feedalign data list                                 data sets, and where
 """
 
@@ -139,6 +144,7 @@ def _app() -> SubcommandApp:
     train.command(name="ctr")(TrainCtr)
     train.command(name="lm")(TrainLm)
     train.command(name="nerf")(TrainNerf)
+    train.command(name="light")(TrainLight)
     tune.command(name="vision")(TuneVision)
     tune.command(name="graph")(TuneGraph)
     tune.command(name="nerf")(TuneNerf)
@@ -155,6 +161,7 @@ def _app() -> SubcommandApp:
     bench.command(name="vocabulary")(BenchVocabulary)
     bench.command(name="ctr")(BenchCtr)
     bench.command(name="pipeline")(BenchPipeline)
+    bench.command(name="coprocessor")(BenchCoprocessor)
     data.command(name="list")(ListData)
     data.command(name="check")(CheckData)
     data.command(name="fetch")(FetchData)
@@ -171,4 +178,5 @@ def _app() -> SubcommandApp:
     app.command(name="inspect")(Inspect)
     app.command(data, name="data", help=DATA)
     app.command(name="table")(ShowTable)
+    app.command(name="serve")(Serve)
     return app

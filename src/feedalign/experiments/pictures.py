@@ -11,6 +11,7 @@ from feedalign.experiments.comparison import classified, compare
 from feedalign.experiments.ctr.pictures import ctr_pictures
 from feedalign.experiments.files import writable_folder, write_atomically
 from feedalign.experiments.graph.tables import pictured
+from feedalign.experiments.light.pictures import light_pictures
 from feedalign.experiments.lm.pictures import lm_pictures
 from feedalign.experiments.nerf.plots import nerf_pictures
 from feedalign.experiments.records import load_all
@@ -39,6 +40,7 @@ def _figures(folder: Path) -> Iterator[tuple[str, Figure]]:
     yield from ctr_pictures(load_all(folder))
     yield from lm_pictures(load_all(folder))
     yield from nerf_pictures(load_all(folder))
+    yield from light_pictures(load_all(folder))
     for comparison in compare(pictured(classified(load_all(folder)))):
         drawn = {
             "learning-curves": plots.learning_curves(comparison),

@@ -18,6 +18,9 @@ from feedalign.experiments.errors import RecordError
 from feedalign.experiments.files import write_atomically
 from feedalign.experiments.graph.tables import GRAPH, graph_tables, of_graphs, tuned_runs
 from feedalign.experiments.headlines import headlines
+from feedalign.experiments.light.config import LIGHT
+from feedalign.experiments.light.pictures import light_pictures
+from feedalign.experiments.light.tables import light_tables
 from feedalign.experiments.lm.config import CHOSEN_BY
 from feedalign.experiments.lm.rows import LM
 from feedalign.experiments.lm.tables import lm_tables
@@ -202,11 +205,22 @@ def nerf_shown(folder: Path) -> list[Block]:
     return [Shown(name, str(figure.get_label())) for name, figure in nerf_pictures(load_all(folder))]
 
 
+def light_shown(folder: Path) -> list[Block]:
+    """Return the pictures of training through simulated light.
+
+    Raises:
+        RecordError: There is no record of it.
+    """
+    family(LIGHT, folder)
+    return [Shown(name, str(figure.get_label())) for name, figure in light_pictures(load_all(folder))]
+
+
 FAMILIES: dict[str, tuple[str, Callable[[Sequence[Run]], list[Table]]]] = {
     GRAPH: ("graph networks", graph_tables),
     CTR: ("click logs", ctr_tables),
     LM: ("language models", lm_tables),
     NERF: ("scenes", nerf_tables),
+    LIGHT: ("simulated light", light_tables),
 }
 """By the name of the experiment, and of its command: what it is of, and its tables."""
 BLOCKS: dict[str, Callable[[Path], Sequence[Block]]] = {
@@ -217,6 +231,7 @@ BLOCKS: dict[str, Callable[[Path], Sequence[Block]]] = {
     f"{LM}-search": lm_searches,
     f"{CTR}-pictures": ctr_shown,
     f"{NERF}-pictures": nerf_shown,
+    f"{LIGHT}-pictures": light_shown,
     **{kind: partial(bench, kind) for kind in TABLES},
     "theory-claims": theory_claims,
     **{study.experiment: partial(theory, study.name) for study in STUDIES.values()},

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -61,6 +61,11 @@ class Feedback(ABC):
         ValueError: An option has a value that is not listed.
     """
 
+    deferred: ClassVar[bool] = False
+    """Whether a projection takes a while outside of this process, so that it is begun early and waited for late."""
+    eager: ClassVar[str] = ""
+    """Why it needs eager mode; empty if ``torch.compile`` can take it."""
+
     shared: bool = True
     scale: Literal["point", "widest"] = "point"
     gain: float = 1.0
@@ -104,6 +109,21 @@ class Feedback(ABC):
     def product(self, error: Tensor, parts: Parts, kept: Kept) -> Tensor:
         """Return ``error [N, C]`` times the scaled matrices side by side, ``[N, sum of columns]``."""
         return error @ kept[0]
+
+    def check(self, sites: tuple[Site, ...], rows: int) -> None:  # noqa: B027 - most have nothing to check
+        """Raise if points cannot be served for errors ``[N, rows]``. Asked in the forward pass, for every new shape.
+
+        Args:
+            sites: The points.
+            rows: ``C``.
+        """
+
+    def prefetch(self, error: Tensor) -> None:  # noqa: B027 - most need no time
+        """Begin with an error whose :meth:`product` will be asked for. Only for families that are ``deferred``."""
+
+    def notes(self) -> list[str]:
+        """Return lines for the table of an attachment."""
+        return []
 
     def factor(self, width: int, widest: int) -> float:
         """Return what the numbers of a point are multiplied by: ``gain`` over the root of a width."""

@@ -44,3 +44,37 @@ def linear(rows: Tensor, there: RowMap, back: RowMap) -> Tensor:
     """
     mapped: Tensor = _Linear.apply(rows, there, back)  # type: ignore[no-untyped-call]
     return mapped
+
+
+class _Measured(Function):
+    """A noisy or rounded projection, with the derivatives of the exact one."""
+
+    @staticmethod
+    def forward(rows: Tensor, there: RowMap, back: RowMap) -> Tensor:
+        return there(rows)
+
+    @staticmethod
+    def setup_context(ctx: FunctionCtx, inputs: tuple[Tensor, RowMap, RowMap], output: Tensor) -> None:
+        ctx.back = inputs[2]  # type: ignore[attr-defined]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.back(gradient), None, None
+
+    @staticmethod
+    def vmap(info: Any, dimensions: tuple[int, ...], rows: Tensor, there: RowMap, back: RowMap) -> tuple[Tensor, int]:
+        stack = rows.movedim(dimensions[0], 0)
+        mapped = measured(stack.flatten(0, 1), there, back)
+        return mapped.reshape(*stack.shape[:2], mapped.shape[1]), 0
+
+
+def measured(rows: Tensor, there: RowMap, back: RowMap) -> Tensor:
+    """Return ``there(rows)``, a measurement of ``rows @ M``, with the derivatives of ``rows @ M`` of every order.
+
+    Args:
+        rows: ``x [N, in]``.
+        there: Returns the measurement, ``[N, out]``, each row by itself; PyTorch does not look into it.
+        back: Returns ``y @ M.T``, ``[N, in]``, for ``y [N, out]``, in operations that PyTorch can differentiate.
+    """
+    mapped: Tensor = _Measured.apply(rows, there, back)  # type: ignore[no-untyped-call]
+    return mapped

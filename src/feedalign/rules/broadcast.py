@@ -89,6 +89,8 @@ class BroadcastRule(Rule):
     """Whether what it sends to a point goes on to the points above, so that points which do not train count too."""
     targeted: ClassVar[bool] = False
     """Whether it needs ``handle.targets``."""
+    defers: ClassVar[bool] = False
+    """Whether its signals are one projection as it is returned, so that a device may be waited for late."""
 
     seed: int = 0
     feedback: Feedback = field(default_factory=Uniform)
@@ -97,7 +99,8 @@ class BroadcastRule(Rule):
         if not isinstance(self.feedback, Feedback):
             raise TypeError(
                 f"feedback expected a Feedback such as feedalign.Uniform(), found {self.feedback!r}. "
-                "The families are Uniform, Normal, Orthogonal, Hadamard, Sparse and Regenerated."
+                "The families are Uniform, Normal, Orthogonal, Hadamard, Sparse, Regenerated, Optical, Crossbar and "
+                "Hardware."
             )
         if self.learns and self.feedback.shared:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -24,6 +25,8 @@ class DFA(BroadcastRule):
         Launay et al., *Direct Feedback Alignment Scales to Modern Deep Learning Tasks and Architectures*,
         NeurIPS 2020.
     """
+
+    defers: ClassVar[bool] = True
 
     def signals(self, sent: Broadcast) -> Sequence[Tensor]:
         """Return ``e @ B_i`` for every point."""

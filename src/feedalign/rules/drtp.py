@@ -31,6 +31,7 @@ class DRTP(BroadcastRule):
     """
 
     targeted: ClassVar[bool] = True
+    defers: ClassVar[bool] = True
 
     reduction: Literal["mean", "sum"] = "mean"
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ class SignDFA(BroadcastRule):
     References:
         Frenkel, Lefebvre & Bol 2021 (there sDFA, without the scale).
     """
+
+    defers: ClassVar[bool] = True
 
     def signals(self, sent: Broadcast) -> Sequence[Tensor]:
         """Return the scaled signs through every point's matrix."""
@@ -43,6 +46,8 @@ class TernaryDFA(BroadcastRule):
     References:
         Launay et al., *Hardware Beyond Backpropagation: a Photonic Co-Processor for Direct Feedback Alignment*, 2020.
     """
+
+    defers: ClassVar[bool] = True
 
     threshold: float = 0.25
 
