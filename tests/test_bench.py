@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 import feedalign as fa
 from feedalign.bench.cases import CASES, MICRO, Encoder, cnn, mlp, select
-from feedalign.bench.cost import flops, peak_memory
+from feedalign.bench.cost import flops, flops_of_a_later_step, peak_memory
 from feedalign.bench.feedback import FeedbackConfig
 from feedalign.bench.memory import MemoryConfig
 from feedalign.bench.methods import METHODS, Trainee, label
@@ -104,7 +104,8 @@ def test_a_compiled_rule_is_not_served_by_what_was_compiled_without_one(monkeypa
 
 def test_peers_form_the_gradients_that_nobody_reads() -> None:
     counted = {
-        method: flops(METHODS[method].build(trainee("mlp"))) for method in ("backprop", "dfa", "leaves", "hooks")
+        method: flops_of_a_later_step(METHODS[method].build(trainee("mlp")))
+        for method in ("backprop", "dfa", "leaves", "hooks")
     }
     assert counted["dfa"] < counted["backprop"]
     # The head's own input gradient takes the place that the projection of the error has beside it.
@@ -132,7 +133,7 @@ def test_half_precision_reaches_the_products() -> None:
     trained.precision = "bf16"
     trained.model[0].register_forward_hook(lambda module, args, output: seen.append(output.dtype))
     METHODS["dfa"].build(trained)()
-    assert seen == [torch.bfloat16]
+    assert set(seen) == {torch.bfloat16}
 
 
 def gradient_step(rule: str, model: nn.Module, batch: int, width: int) -> object:

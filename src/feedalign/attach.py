@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from feedalign.assignment import Assigned, Named, Rules, assign, resolve
-from feedalign.compiled import tell_hooks_apart
+from feedalign.compiled import check_exported, tell_hooks_apart
 from feedalign.delivery import Planner
 from feedalign.errors import PointsError, SignalError, listing, nearest
 from feedalign.hooks import Hooks
@@ -332,6 +332,7 @@ class Attachment(Hooks):
         """Let calls of the model inside the block be part of one forward pass, which ``call`` runs."""
         before, self._call = self._call, call
         try:
+            check_exported(self)
             self._begin(args, kwargs)
             self._method = True
             yield

@@ -44,6 +44,11 @@ def check_compiled(rules: Iterable[Rule]) -> None:
                     f"{type(rule).__name__} is not supported under torch.compile: {rule.eager}. Train in eager mode, "
                     "or choose a rule that can be compiled, such as DFA or FA."
                 )
+            if rule.learns and isinstance(rule, BroadcastRule):
+                raise SignalError(
+                    f"{type(rule).__name__} learns its feedback, which is not supported under torch.compile. Train in "
+                    "eager mode, or choose a rule with fixed feedback."
+                )
             if isinstance(rule, BroadcastRule) and rule.feedback.eager:
                 raise SignalError(
                     f"{type(rule.feedback).__name__} is not supported under torch.compile: {rule.feedback.eager}. "

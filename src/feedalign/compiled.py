@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -27,6 +28,23 @@ def check_exported(hooks: Hooks) -> None:
             f"({hooks._title}), whose cuts and splices belong to training. Export the plain model, also to ONNX: write "
             "`with handle.off():` around the call. feedalign.attached(model) returns the handle."
         )
+
+
+def eagerly(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call ``function`` as it is, also where ``torch.compile`` runs a model in pieces.
+
+    It could trace a piece of what a rule does that cannot be compiled, and leave out the rest.
+    """
+    if not _DISABLED:
+        _DISABLED.append(torch._dynamo.disable(_call))  # type: ignore[no-untyped-call]
+    return _DISABLED[0](function, *args, **kwargs)
+
+
+def _call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return function(*args, **kwargs)
+
+
+_DISABLED: list[Callable[..., Any]] = []  # made when it is needed, since it imports torch's compiler
 
 
 def tell_hooks_apart() -> None:

@@ -241,9 +241,9 @@ class Planner:
         rows, _ = _sizes(output.tensors)
         found: list[Layout | None] = []
         problem = ""
-        for arrival in recording.arrivals[: output.before]:
+        for number, arrival in enumerate(recording.arrivals[: output.before]):
             layout = None
-            if arrival.planner == self.number and recording.belongs(arrival, output):
+            if arrival.planner == self.number and recording.belongs(number, output):
                 try:
                     layout = self._match(recording.key(arrival), arrival, output, rows)
                 except SignalError as error:
@@ -269,7 +269,7 @@ class Planner:
             own = [
                 (matched[number], problem)
                 for output, (matched, problem) in zip(recording.outputs, found, strict=True)
-                if number < output.before and recording.belongs(arrival, output)
+                if number < output.before and recording.belongs(number, output)
             ]
             if own and all(layout is None for layout, _ in own):
                 raise SignalError(next(problem for _, problem in own if problem))

@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from feedalign.backward import BackwardResult, begin, compiled_pull, deliver
 from feedalign.backward_hooks import BackwardHooks, has_any
 from feedalign.checks import check_compiled, check_graph, check_output, output_itself, warn_of_bypass
-from feedalign.compiled import check_exported, hint
+from feedalign.compiled import check_exported, eagerly, hint
 from feedalign.deferred import Mail, defers
 from feedalign.delivery import Planner
 from feedalign.errors import PointsError, SignalError
@@ -68,6 +68,7 @@ class Hooks:
         self._taps = taps
         self._planner_of = planner_of
         self._rules = [planner.rule for planner in planners]
+        self._eager = any(rule.eager or rule.learns or rule.feedback.eager for rule in self._rules)
         self._deferred = any(rule.feedback.deferred for rule in self._rules)
         self._replays, self._learns = (
             any(flags) for flags in ([r.replays for r in self._rules], [r.learns for r in self._rules])
@@ -118,6 +119,7 @@ class Hooks:
             hooks.before(self.model, "", self._enter)
             return
         hooks.before(self.model, "", self._start, with_kwargs=True)
+        hooks.eager = self._eager
         for point in self.points:
             module = self.model.get_submodule(point.module)
             if point.at_input:
@@ -143,20 +145,24 @@ class Hooks:
             self._cut_last()
 
     def _start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not self._method:
+        if self._method:
+            return
+        check_exported(self)
+        if torch.compiler.is_compiling():
+            check_compiled(self._rules)
+        if self._eager:
+            eagerly(self._begin, args, kwargs)
+        else:
             self._begin(args, kwargs)
 
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        check_exported(self)
         if self._stage is not None:
             self._stage.start(args, kwargs)
             return
         self._recording, self._simple = None, False
         if self._on and torch.is_grad_enabled():
             self._began = True
-            if torch.compiler.is_compiling():
-                check_compiled(self._rules)
-            else:
+            if not torch.compiler.is_compiling():
                 self._result = None
             if self._is_anchor(self._rules):
                 return

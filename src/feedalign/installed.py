@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from feedalign.compiled import eagerly
 from feedalign.errors import PointsError, SignalError
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
@@ -31,10 +32,10 @@ class Hook(partial[Any]):
     @property
     def owner(self) -> Any:
         """The attachment that the hook belongs to."""
-        function = self.func
+        function: Any = self.args[0] if self.func is eagerly else self.func
         while isinstance(function, partial):
             function = function.func
-        bound = function.__self__  # type: ignore[attr-defined]
+        bound = function.__self__
         return getattr(bound, "attachment", bound)
 
     @property
@@ -49,6 +50,8 @@ class Installed:
     """The hooks of one attachment, in the order in which they were registered."""
 
     def __init__(self) -> None:
+        self.eager = False
+        """Whether what is registered from now on is to be kept from ``torch.compile``."""
         self._handles: list[RemovableHandle] = []
 
     def before(self, module: nn.Module, name: str, function: Callable[..., Any], **options: bool) -> RemovableHandle:
@@ -71,7 +74,7 @@ class Installed:
         self, register: Any, module: nn.Module, name: str, function: Callable[..., Any], options: dict[str, bool]
     ) -> RemovableHandle:
         try:
-            handle: RemovableHandle = register(Hook(function), **options)
+            handle: RemovableHandle = register(Hook(eagerly, function) if self.eager else Hook(function), **options)
         except Exception as error:  # whatever a module of the user's own raises
             where = f"module {name!r}" if name else "the model itself"
             raise PointsError(

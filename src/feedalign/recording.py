@@ -73,8 +73,8 @@ class Output(NamedTuple):
     """The numbers of these tensors among those of the run."""
     heard: tuple[bool, ...]
     """Which of these tensors the points hear; the error is zero in the columns of the others."""
-    points: frozenset[tuple[str, int]] | None = None
-    """The points that hear it, each with the number of its call counted from the last one, -1; ``None`` for all."""
+    points: tuple[int, ...] | None = None
+    """The numbers of the arrivals that hear it; ``None`` for all."""
 
     def gradients(self, run: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Return those of a run's gradients that make up this error; ``None`` for what its points do not hear."""
@@ -162,9 +162,14 @@ class Recording:
         place = arrival.call % self.calls_per_run(arrival.point)
         return f"{arrival.point}#{place + 1}" if arrival.own and place else arrival.point
 
-    def from_last(self, arrival: Arrival) -> int:
-        """Return the number of an arrival's call counted from its point's last call, which is -1."""
-        return arrival.call - self.calls[arrival.point]
+    def from_last(self) -> list[int]:
+        """Return, per arrival, the number of its call counted from its point's last call, which is -1."""
+        left = dict(self.calls)
+        found = []
+        for arrival in self.arrivals:
+            found.append(-left[arrival.point])
+            left[arrival.point] -= 1
+        return found
 
     def paired(self, arrival: Arrival, run: int) -> bool:
         """Return whether an arrival is paired with run number ``run`` of the output.
@@ -174,10 +179,10 @@ class Recording:
         """
         return self.calls[arrival.point] == 1 or arrival.call // self.calls_per_run(arrival.point) == run
 
-    def belongs(self, arrival: Arrival, output: Output) -> bool:
-        """Return whether an arrival receives a signal from an output."""
-        heard = output.points is None or (arrival.point, self.from_last(arrival)) in output.points
-        return heard and self.paired(arrival, output.run)
+    def belongs(self, number: int, output: Output) -> bool:
+        """Return whether an arrival, by its number, receives a signal from an output."""
+        heard = output.points is None or number in output.points
+        return heard and self.paired(self.arrivals[number], output.run)
 
     def check(self) -> None:
         """Raise unless every arrival belongs to an output that ran after it.

@@ -135,7 +135,7 @@ class Structure:
         ends = {number: end for number, end in recording.ends.items() if end.requires_grad}
         self._learn_heard(recording, ends)
         self._learn_channels(recording)
-        settled = True
+        settled, from_last = True, recording.from_last()
         for number, run in enumerate(recording.runs):
             tensors = recording.tapped[number]
             for place, tensor in enumerate(tensors):
@@ -147,7 +147,8 @@ class Structure:
                     end: tensor
                     for end, tensor in ends.items()
                     if recording.paired(recording.arrivals[end], number)
-                    and (self._hears(recording, recording.arrivals[end]) or frozenset()) & set(group.places)
+                    and (self._hears(recording, recording.arrivals[end], from_last[end]) or frozenset())
+                    & set(group.places)
                 }
                 settled &= self._learn_placements(recording, tensors, facts, group, own, mixing)
         self.settled = settled or self._tries >= TRIES
@@ -160,14 +161,20 @@ class Structure:
                 for number in gates_below(tensor, nodes):
                     if recording.paired(recording.arrivals[number], run):
                         found[number].add(place)
+        from_last = recording.from_last()
         for number, places in found.items():
-            arrival = recording.arrivals[number]
-            key = (arrival.point, recording.from_last(arrival))
+            key = (recording.arrivals[number].point, from_last[number])
             self._heard[key] = self._heard.get(key, frozenset()) | places
 
-    def _hears(self, recording: Recording, arrival: Arrival) -> frozenset[int] | None:
-        """Return the tensors of the output that an arrival leads to; ``None`` if that is not known."""
-        found = self._heard.get((arrival.point, recording.from_last(arrival)))
+    def _hears(self, recording: Recording, arrival: Arrival, from_last: int) -> frozenset[int] | None:
+        """Return the tensors of the output that an arrival leads to; ``None`` if that is not known.
+
+        Args:
+            recording: The forward pass.
+            arrival: One of its arrivals.
+            from_last: The number of its call counted from the last one, -1.
+        """
+        found = self._heard.get((arrival.point, from_last))
         if found is None and recording.calls[arrival.point] > 1:  # a longer sequence: what any step of it hears
             sets = [places for (point, _), places in self._heard.items() if point == arrival.point]
             found = frozenset().union(*sets) if sets else None
@@ -272,22 +279,21 @@ class Structure:
             dims = row_dimensions(facts.shape)
         return facts._replace(dims=dims)
 
-    def _hearing(
-        self, recording: Recording, group: Group
-    ) -> list[tuple[tuple[bool, ...], frozenset[tuple[str, int]] | None]]:
+    def _hearing(self, recording: Recording, group: Group) -> list[tuple[tuple[bool, ...], tuple[int, ...] | None]]:
         """Return which tensors of a group are heard together, and by which points; None for all points."""
         everything = tuple(True for _ in group.places)
-        sets: dict[tuple[bool, ...], set[tuple[str, int]]] = {}
-        for arrival in recording.arrivals:
-            heard = self._hears(recording, arrival)
+        sets: dict[tuple[bool, ...], list[int]] = {}
+        places = recording.from_last()
+        for number, arrival in enumerate(recording.arrivals):
+            heard = self._hears(recording, arrival, places[number])
             if heard is None or (heard and not self.reachable):
                 flags = everything
             else:
                 flags = tuple(place in heard for place in group.places)
-            sets.setdefault(flags, set()).add((arrival.point, recording.from_last(arrival)))
+            sets.setdefault(flags, []).append(number)
         if set(sets) <= {everything}:
             return [(everything, None)]
-        return [(flags, frozenset(points)) for flags, points in sets.items() if any(flags)]
+        return [(flags, tuple(points)) for flags, points in sets.items() if any(flags)]
 
     def _stated(self, key: str) -> tuple[int | None, ...] | None:
         name = key.split("#")[0]

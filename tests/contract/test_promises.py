@@ -61,7 +61,7 @@ def _rows_and_width(exhibit: Exhibit) -> tuple[int, int]:
     model, inputs = build(exhibit), batch(exhibit)
     handle = fa.attach(model, fa.DFA(), exhibit.points, exhibit.output)
     gradients(model, inputs)
-    ((delivery, *_), *_) = handle.planner._deliveries.values()
+    ((_, (delivery, *_)), *_) = handle.planner._deliveries.values()
     return delivery.rows // len(inputs[0]), handle.planner.error_width
 
 

@@ -16,6 +16,12 @@ from torch.utils.flop_counter import FlopCounterMode
 Step = Callable[[], object]
 
 
+def flops_of_a_later_step(step: Step) -> int:
+    """Run ``step`` once, since the first step of an attachment finds out where rows lie; then count the operations."""
+    step()
+    return flops(step)
+
+
 def flops(step: Step) -> int:
     """Return the floating-point operations of the matrix products and convolutions in one step."""
     with FlopCounterMode(display=False) as counter:

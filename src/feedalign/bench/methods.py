@@ -50,6 +50,11 @@ class Trainee:
         """Return the context of the forward pass."""
         return torch.autocast(self.inputs.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
+    @property
+    def example(self) -> tuple[Tensor]:
+        """The batch, by which ``attach`` finds out where rows lie before anything is compiled or timed."""
+        return (self.inputs,)
+
     def forward(self, forward: Forward) -> Tensor:
         """Return the loss of a forward pass."""
         with self.cast():
@@ -86,12 +91,18 @@ class Method:
 def _by_rule(name: str, compiled: bool, trainee: Trainee) -> Step:
     if name != "backprop":
         options = {"seed": trainee.seed} if name == "dfa" else {}
-        fa.attach(trainee.model, fa.rule(name, **options), points=trainee.points)
+        with trainee.cast():
+            fa.attach(trainee.model, fa.rule(name, **options), points=trainee.points, example=trainee.example)
     return trainee.plainly(_compiled(trainee.model) if compiled else trainee.model)
 
 
 def _by_light(trainee: Trainee) -> Step:
-    fa.attach(trainee.model, fa.TernaryDFA(seed=trainee.seed, feedback=fa.Optical()), points=trainee.points)
+    fa.attach(
+        trainee.model,
+        fa.TernaryDFA(seed=trainee.seed, feedback=fa.Optical()),
+        points=trainee.points,
+        example=trainee.example,
+    )
     return trainee.plainly(trainee.model)
 
 
@@ -116,7 +127,7 @@ def _by_peer(peer: type[Leaves | Hooks], trainee: Trainee) -> Step:
 
 
 def _two_pass(rule: str, stepping: bool, trainee: Trainee) -> Step:
-    handle = fa.attach(trainee.model, fa.rule(rule, seed=trainee.seed), points=trainee.points)
+    handle = fa.attach(trainee.model, fa.rule(rule, seed=trainee.seed), points=trainee.points, example=trainee.example)
     handle.targets = trainee.targets
 
     def closure() -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 
 from feedalign.bench.cases import CASES, Case, select
-from feedalign.bench.cost import Step, flops, peak_memory
+from feedalign.bench.cost import Step, flops_of_a_later_step, peak_memory
 from feedalign.bench.methods import METHODS, Trainee, check
 from feedalign.bench.timing import Progress, check_device, check_rounds, interleaved, summed_up
 
@@ -71,7 +71,7 @@ def _measure_case(case: Case, config: StepConfig, progress: Progress | None) -> 
     seconds = interleaved(steps, case.name, config.rounds, config.warmup, device, progress)
     times = {name: summed_up(found) for name, found in seconds.items()}
     # A compiled step has the same products, but in a graph that the counter does not see.
-    arithmetic = {name: flops(built(name.removesuffix("-compiled"))) for name in steps}
+    arithmetic = {name: flops_of_a_later_step(built(name.removesuffix("-compiled"))) for name in steps}
     return [
         {
             "name": case.name,
