@@ -442,8 +442,9 @@ class Hooks:
             )
         planner, own = self._planner_of.get(str(point), -1), self._plain[point].own
         several = point.leaf is None and len(places) > 1
+        name = self._plain[point].point  # joined below by +, which torch.compile takes for a constant
         chosen = {
-            place: Arriving(f"{point}[{n}]" if several else str(point), planner, own)
+            place: Arriving(name + "[" + str(n) + "]" if several else name, planner, own)
             if point.leaf is None or firsts[id(leaves[places[point.leaf]])] == place
             else None
             for n, place in enumerate(places)

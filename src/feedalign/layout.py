@@ -101,10 +101,14 @@ class Layout:
     site: Site
 
     def unflatten(self, signal: Tensor) -> Tensor:
-        """Return a flat signal ``[N, D]`` in the shape and type of the point, copied only where it must be."""
+        """Return a flat signal ``[N, D]`` in the shape and type of the point, copied only where it must be.
+
+        One that has the shape of the point already is returned as it is. Where that is also the shape of a flat one, in
+        another order of the rows, it is taken for flat.
+        """
         if signal.dtype != self.dtype:
             signal = signal.to(self.dtype)
-        if signal.shape == self.shape:
+        if signal.shape == self.shape and (self.plain or not self.flat_in_another_order):
             return signal
         if self.plain:
             if self.repeated:
@@ -149,6 +153,11 @@ class Layout:
     def own_rows(self, flags: Tensor) -> Tensor:
         """Return which rows of the point have a flag, given those of the error ``[N]``."""
         return flags.reshape(self.rows).any(self._missing).reshape(-1) if self._missing else flags
+
+    @property
+    def flat_in_another_order(self) -> bool:
+        """Whether the point's tensor has the shape of a flat signal and its rows in another order."""
+        return not self.plain and self.shape == (prod(self.rows), self.site.columns)
 
     @property
     def _narrow(self) -> list[int]:

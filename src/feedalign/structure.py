@@ -253,10 +253,11 @@ class Structure:
     def _unbatched(self, recording: Recording, facts: list[Facts], group: Group, verdicts: dict[int, Verdict]) -> bool:
         """Return whether a one-dimensional output holds the numbers of a single sample.
 
-        Then each of them depends on all of a point's tensor, and no dimension of it tells them apart.
+        Then each of them depends on all of a point's tensor, and no dimension of any point tells them apart.
         """
         shape = facts[group.places[0]].shape
-        if len(shape) != 1 or not verdicts or any(verdict.placement is not None for verdict in verdicts.values()):
+        placements = [verdict.placement for verdict in verdicts.values()]
+        if len(shape) != 1 or not verdicts or any(each is not None and each.axes != (None,) for each in placements):
             return False
         return self._named(group.places[0]) is None
 

@@ -41,4 +41,5 @@ class IFA(BroadcastRule):
             return found[i]
 
         sent.jvp(carry)
-        return found
+        pairs = zip(found, sent.layouts, strict=True)
+        return [layout.by_row(signal) if layout.flat_in_another_order else signal for signal, layout in pairs]
