@@ -44,8 +44,6 @@ class CheckingGates(Gates):
     """The uncut tensors of the points that train."""
     modules: list[tuple[str, Node]] = field(default_factory=list)
     """What the modules of the model returned, in the order of the forward pass."""
-    nested: bool = False
-    """Whether a backward pass that only asks is under way."""
     checking: bool = False
     _expected: dict[int, Tensor] = field(default_factory=dict)
     _task: int = -1

@@ -602,7 +602,8 @@ class Hooks:
         with again(self.model, recording.inputs), forward_mode(self.model), self.staged(replay):
             assert recording.call is not None
             recording.call(*recording.inputs.args, **recording.inputs.kwargs)
-        several = [tangent for tangents in replay.tangents for tangent in tangents]
+        by_output = dict(zip(recording.ran, replay.tangents, strict=False))  # in the order in which they ran
+        several = [tangent for number in sorted(by_output) for tangent in by_output[number]]
         return output.gradients(several if len(self._taps) > 1 else replay.tangents[run])
 
     @contextmanager

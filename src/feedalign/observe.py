@@ -38,7 +38,10 @@ class _Gate(torch.autograd.Function):
                 "learned nothing. Name the module whose output the loss is computed from, with output=."
             )
         gates.passing(ctx.number, gradient)
-        return None, None, gradient if gates.open or ctx.number in gates.removed else None
+        if gates.open or ctx.number in gates.removed:
+            return None, None, gradient
+        # Zeros where the pass only asks: hooks of the user's on the point's tensor expect a gradient.
+        return None, None, torch.zeros_like(gradient) if gates.nested and gradient is not None else None
 
 
 @dataclass(eq=False)
@@ -49,6 +52,8 @@ class Gates:
     """
 
     open: bool = True
+    nested: bool = False
+    """Whether a backward pass that only asks is under way."""
     removed: set[int] = field(default_factory=set)
     """The numbers of arrivals that turned out to be no points."""
 
