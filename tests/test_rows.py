@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import feedalign as fa
+from feedalign.bench.cost import flops
 from feedalign.evidence import by_size, candidates, judge, probe
 from feedalign.layout import Placement, match
 
@@ -271,6 +272,15 @@ def test_finding_out_leaves_no_trace() -> None:
         states.append((torch.get_rng_state(), [buffer.clone() for buffer in net.buffers()]))
     assert torch.equal(states[0][0], states[1][0])
     assert all(map(torch.equal, states[0][1], states[1][1]))
+
+
+def test_evidence_costs_at_most_a_step_of_backpropagation() -> None:
+    model = nn.Sequential(*(layer for _ in range(6) for layer in (nn.Linear(16, 16), nn.Tanh())), nn.Linear(16, 4))
+    x = torch.randn(8, 16)
+    step = flops(lambda: model(x).square().sum().backward())
+    with torch.no_grad():
+        forward = flops(lambda: model(x))
+    assert flops(lambda: fa.attach(model, fa.DFA(), example=x)) - forward <= step
 
 
 def test_evidence_of_what_is_exclusive_mixed_and_shared() -> None:
