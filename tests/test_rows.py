@@ -259,6 +259,20 @@ def test_later_batches_of_other_sizes_need_no_evidence() -> None:
     assert handle.structure._tries == 1
 
 
+def test_a_batch_of_one_is_no_evidence_for_a_later_batch() -> None:
+    model = Between(lambda h: h.transpose(0, 1), lambda h: h.transpose(0, 1), 6)
+    handle = fa.attach(model, fa.DFA(seed=0), "act")
+    seen = Recorded(model, "act")
+    for _ in range(3):
+        model(torch.randn(1, 5, 3)).square().sum().backward()
+        torch.testing.assert_close(seen.signal, (seen.error @ matrix("shared", 5, 6)).transpose(0, 1))
+    assert handle.structure._tries == 1  # a batch of one tells nothing more
+    for n in (4, 3):
+        model(torch.randn(n, 5, 3)).square().sum().backward()
+        torch.testing.assert_close(seen.signal, (seen.error @ matrix("shared", 5, 6)).transpose(0, 1))
+    assert handle.structure._tries == 2
+
+
 def test_finding_out_leaves_no_trace() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.5), nn.Linear(8, 3))

@@ -74,6 +74,8 @@ class Verdict:
     """Whether more probes may decide."""
     reason: str = ""
     """Why there is no placement, as the end of a sentence."""
+    single: tuple[int, ...] = ()
+    """Row dimensions that had the size 1, so that their place shows only in another batch."""
     exclusive: bool = False
     """Whether no element of the point is shared by several samples."""
     nodes: Placement | None = None
@@ -124,7 +126,6 @@ def judge(
     for axis, size in enumerate(probes.rows):
         if size == 1:
             chosen.append(_single(shape, chosen, axis))
-            settled = False
             continue
         what = f"row dimension {axis} of the error (size {size})"
         options = list(candidates(shape, size, chosen))
@@ -170,7 +171,8 @@ def judge(
         if digits is None and not called and not _shared(probes, point, axis, chosen, shape):
             what = f"row dimension {axis} of the error (size {probes.rows[axis]})"
             return Verdict(None, reason=f"no dimension of the point holds {what}")
-    return Verdict(_placement(chosen, shape), settled, undecided and not final, exclusive=exclusive)
+    single = tuple(axis for axis, size in enumerate(probes.rows) if size == 1)
+    return Verdict(_placement(chosen, shape), settled, undecided and not final, single=single, exclusive=exclusive)
 
 
 def by_size(shape: tuple[int, ...], rows: tuple[int, ...]) -> tuple[Placement | None, bool]:

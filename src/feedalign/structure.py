@@ -1,7 +1,7 @@
 """What is known of how a model's tensors hang together: which rows are where, and which output a point leads to."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, NamedTuple
 
@@ -104,6 +104,8 @@ class Structure:
         if stated is not None:
             return _checked(key, shape, rows, stated)
         verdict = self._placements.get((key, output.places))
+        if verdict is not None and any(rows[axis] > 1 for axis in verdict.single):
+            verdict = None  # what was one sample, or one token, are several now: look at it in the next forward pass
         if verdict is not None and verdict.placement is None:
             raise SignalError(_unmatched(key, shape, rows, verdict.reason))
         if verdict is not None and verdict.placement is not None and verdict.placement.view(tuple(shape), rows):
@@ -222,10 +224,10 @@ class Structure:
         for number, verdict in verdicts.items():
             key = (recording.key(recording.arrivals[number]), group.places)
             before = self._placements.get(key)
-            if before is None or (verdict.placement is not None, verdict.settled) > (
-                before.placement is not None, before.settled
-            ):  # fmt: skip
+            if before is None or _worth(verdict) > _worth(before):
                 self._placements[key] = verdict
+            elif verdict.placement is not None and set(before.single) - set(verdict.single):
+                self._placements[key] = _joined(before, verdict)
             settled &= verdict.settled
         return settled
 
@@ -316,6 +318,22 @@ def _leading_alone(shape: torch.Size, rows: tuple[int, ...]) -> tuple[Placement 
     alone = not any(other == size for other in shape[count:] for size in rows)
     alone = alone and not any(rows[i] == rows[k] for i in range(count) for k in range(i))
     return (leading(count), False) if alone else (None, True)
+
+
+def _worth(verdict: Verdict) -> tuple[bool, bool]:
+    """Return what says that one verdict is better than another."""
+    return verdict.placement is not None, verdict.settled
+
+
+def _joined(before: Verdict, new: Verdict) -> Verdict:
+    """Return what two batches tell together, each of which had one sample, or one token, in other row dimensions."""
+    assert before.placement is not None
+    assert new.placement is not None
+    if before.placement.split or new.placement.split:
+        return new
+    pairs = zip(before.placement.axes, new.placement.axes, strict=True)
+    axes = tuple(old if axis in new.single else found for axis, (old, found) in enumerate(pairs))
+    return replace(new, placement=Placement(axes), single=tuple(set(before.single) & set(new.single)))
 
 
 def _groups(facts: Sequence[Facts]) -> list[Group]:

@@ -88,8 +88,8 @@ def test_a_stage_that_raises(tmp_path: Path) -> None:
         "Stage 0 of 2 (rank 0) raised in the forward pass of micro-batch 1, step 3: ValueError: the loss is not finite"
     )
     assert re.match(
-        r"Stage 1 of 2 \(rank 1\) waited for the activations of micro-batch 1, step 3, and stage 0 of 2 \(rank 0\) did "
-        r"not answer: it has left, or hangs \(timeout 3 s\)",
+        r"Stage 1 of 2 \(rank 1\) waited for the activations of micro-batch [01], step 3, and stage 0 of 2 \(rank 0\) "
+        r"did not answer: it has left, or hangs \(timeout 3 s\)",
         found[1],
     )
 
@@ -103,7 +103,7 @@ def test_a_stage_that_dies(tmp_path: Path) -> None:
     found = said(tmp_path, "dies", 1)
     assert list(found) == [0]
     assert re.match(
-        r"Stage 0 of 2 \(rank 0\) waited for the error of micro-batch 1, step 3, and stage 1 of 2 \(rank 1\) did not",
+        r"Stage 0 of 2 \(rank 0\) waited for the error of micro-batch [01], step 3, and stage 1 of 2 \(rank 1\) did ",
         found[0],
     )
 
@@ -111,7 +111,7 @@ def test_a_stage_that_dies(tmp_path: Path) -> None:
 def test_a_stage_that_hangs(tmp_path: Path) -> None:
     found = said(tmp_path, "hangs", 1)
     assert list(found) == [0]
-    assert "waited for the error of micro-batch 1, step 3, and stage 1 of 2 (rank 1) did not answer" in found[0]
+    assert re.search(r"waited for the error of micro-batch [01], step 3, and stage 1 of 2 \(rank 1\) did not", found[0])
 
 
 def test_a_stage_that_makes_another_shape(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_stage_that_makes_another_shape(tmp_path: Path) -> None:
     assert "Stage 0 of 2 (rank 0)" in found[0]
     assert "micro-batch 1, step 3" in found[0]
     assert "point '0' of shape (2, 16)" in found[0]
-    assert "waited for the activations of micro-batch 1, step 3" in found[1]
+    assert re.search("waited for the activations of micro-batch [01], step 3", found[1])
 
 
 @pytest.mark.parametrize(

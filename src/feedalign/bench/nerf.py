@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from feedalign.bench.cost import Step, flops
+from feedalign.bench.cost import Step, flops_of_a_later_step
 from feedalign.bench.timing import Progress, check_device, check_rounds, interleaved, summed_up
 from feedalign.experiments.nerf.config import Config
 from feedalign.experiments.nerf.occupancy import Occupancy
@@ -84,7 +84,7 @@ def _measure_system(name: str, config: NerfConfig, progress: Progress | None) ->
     steps[RENDER + SKIPPING] = _rendering(system, config.seed, rays, grid)
     seconds = interleaved(steps, name, config.rounds, config.warmup, device, progress)
     times = {way: summed_up(found) for way, found in seconds.items()}
-    work = {way: flops(step) for way, step in steps.items()}
+    work = {way: flops_of_a_later_step(step) for way, step in steps.items()}
     samples = system.rendering.coarse + system.rendering.fine
     return [
         {

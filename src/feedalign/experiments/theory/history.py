@@ -205,7 +205,7 @@ def seed_similarity(ensemble: Ensemble, groups: Sequence[Sequence[int]]) -> list
 
     With the same feedback, and different initial weights, it says whether learning ends in one place.
     """
-    flat = ensemble.flat().double()
+    flat = ensemble.flat().detach().double()
     units = flat / flat.norm(dim=1, keepdim=True)
     return [[float(units[i] @ units[j]) for k, i in enumerate(group) for j in group[k + 1 :]] for group in groups]
 
