@@ -64,6 +64,17 @@ def test_the_device_of_the_tutorial_trains(monkeypatch: pytest.MonkeyPatch) -> N
     assert all(name in page for name in ("columns", "inputs", "start(", "collect(", "fa.Remote(", "feedalign serve"))
 
 
+def test_importing_the_library_imports_no_compiler() -> None:
+    """It takes as long to import as torch itself; ``attach`` does it, since a model may be compiled afterwards."""
+    program = (
+        "import sys, torch\nbefore = set(sys.modules)\nimport feedalign\nprint(*sorted(set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    new = done.stdout.split()
+    assert "feedalign.attach" in new
+    assert [name for name in new if name.split(".")[0] not in ("feedalign", *sys.stdlib_module_names)] == []
+
+
 def test_the_rule_of_the_rules_page_runs() -> None:
     page = (ROOT / "docs/rules.md").read_text()
     programs = re.findall(r"```python\n(.*?)```", page.split("## Writing a rule")[1], flags=re.DOTALL)

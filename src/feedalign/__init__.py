@@ -10,27 +10,16 @@
 :func:`splice` is the one idea underneath; its docstring explains it in five lines of code.
 """
 
-from feedalign import optics
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from feedalign._version import __version__
 from feedalign.alignment import Alignment, Cosine, alignment, weight_alignment
 from feedalign.attach import Attachment, attach, attached
 from feedalign.audit import Audit, audit
 from feedalign.conditioning import Conditioning, PointConditioning, conditioning
 from feedalign.errors import PointsError, SignalError
-from feedalign.feedback import (
-    Crossbar,
-    Feedback,
-    Hadamard,
-    Hardware,
-    Normal,
-    Optical,
-    Orthogonal,
-    Regenerated,
-    Sparse,
-    Uniform,
-)
-from feedalign.hardware import Calibration, Projector, Remote, calibrate, fingerprint, lighton
-from feedalign.optics import Camera
+from feedalign.feedback import Feedback, Hadamard, Normal, Orthogonal, Regenerated, Sparse, Uniform
 from feedalign.rules import (
     BRSF,
     DFA,
@@ -58,6 +47,12 @@ from feedalign.rules import (
 )
 from feedalign.splice import splice
 from feedalign.twopass import two_pass
+
+if TYPE_CHECKING:
+    from feedalign import optics
+    from feedalign.feedback import Crossbar, Hardware, Optical
+    from feedalign.hardware import Calibration, Projector, Remote, calibrate, fingerprint, lighton
+    from feedalign.optics import Camera
 
 __all__ = [
     "BRSF",
@@ -119,3 +114,23 @@ __all__ = [
     "two_pass",
     "weight_alignment",
 ]
+
+_LATE = {
+    "feedback": ("Crossbar", "Hardware", "Optical"),
+    "hardware": ("Calibration", "Projector", "Remote", "calibrate", "fingerprint", "lighton"),
+    "optics": ("Camera",),
+}
+"""Imported when they are used: most programs have no use for light, arrays and devices."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("optics", "hardware"):
+        return importlib.import_module(f"{__name__}.{name}")
+    for module, names in _LATE.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

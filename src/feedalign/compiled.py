@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -57,8 +58,9 @@ def tell_hooks_apart() -> None:
     """
     # Under torch.compile the numbers are constants of the graph: drawing them is not to be traced. They are marked here
     # and not where they are defined, since the mark imports torch's compiler, which takes as long as torch itself.
-    torch.compiler.assume_constant_result(kept)  # type: ignore[no-untyped-call]
-    torch.compiler.assume_constant_result(dense)  # type: ignore[no-untyped-call]
+    simulated = sys.modules.get("feedalign.feedback.simulated")  # imported if the rule sends by light or by an array
+    for function in (kept, dense, *([] if simulated is None else [simulated.constant_settings])):
+        torch.compiler.assume_constant_result(function)  # type: ignore[no-untyped-call]
     config = torch._dynamo.config
     if not getattr(config, "skip_nnmodule_hook_guards", False):
         return

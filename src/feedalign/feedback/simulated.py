@@ -68,7 +68,7 @@ class Simulated(Feedback):
         """Return what is measured of ``error [N, C]`` times the scaled matrices, ``[N, sum of columns]``."""
         if self.ideal:
             return super().product(error, parts, kept)
-        settings, size = _settings(self), len(kept) // len(parts)
+        settings, size = constant_settings(self), len(kept) // len(parts)
         made = []
         for i, (_, columns, factor) in enumerate(parts):
             number, *built = kept[i * size : (i + 1) * size]
@@ -93,9 +93,8 @@ class Simulated(Feedback):
         return signal
 
 
-# Under torch.compile a constant, as what is kept.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _settings(feedback: Simulated) -> str:
+def constant_settings(feedback: Simulated) -> str:
+    """Return all that a simulation depends on as text; under ``torch.compile`` a constant, as what is kept."""
     return _text(feedback)
 
 
