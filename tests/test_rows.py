@@ -259,18 +259,28 @@ def test_later_batches_of_other_sizes_need_no_evidence() -> None:
     assert handle.structure._tries == 1
 
 
-def test_a_batch_of_one_is_no_evidence_for_a_later_batch() -> None:
+def test_one_sample_lies_where_the_size_is_one() -> None:
     model = Between(lambda h: h.transpose(0, 1), lambda h: h.transpose(0, 1), 6)
     handle = fa.attach(model, fa.DFA(seed=0), "act")
     seen = Recorded(model, "act")
     for _ in range(3):
         model(torch.randn(1, 5, 3)).square().sum().backward()
         torch.testing.assert_close(seen.signal, (seen.error @ matrix("shared", 5, 6)).transpose(0, 1))
-    assert handle.structure._tries == 1  # a batch of one tells nothing more
+    assert handle.structure._tries == 1
     for n in (4, 3):
         model(torch.randn(n, 5, 3)).square().sum().backward()
         torch.testing.assert_close(seen.signal, (seen.error @ matrix("shared", 5, 6)).transpose(0, 1))
-    assert handle.structure._tries == 2
+    assert handle.structure._tries == 1
+
+
+def test_one_sample_of_one_token_tells_nothing_of_several() -> None:
+    model = Between(lambda h: h.transpose(0, 1), lambda h: h.transpose(0, 1), 6)
+    handle = fa.attach(model, fa.DFA(seed=0), "act")
+    seen = Recorded(model, "act")
+    for n, t in ((1, 1), (4, 5), (3, 5)):
+        model(torch.randn(n, t, 3)).square().sum().backward()
+        torch.testing.assert_close(seen.signal, (seen.error @ matrix("shared", 5, 6)).transpose(0, 1))
+    assert handle.structure._tries == 2  # again with the second batch, and that is enough
 
 
 def test_finding_out_leaves_no_trace() -> None:

@@ -123,9 +123,13 @@ def judge(
     """
     chosen: list[Digits | None] = []
     settled, undecided, exclusive = True, False, False
+    # One sample, or one token, can only lie where the size is 1.
+    single = tuple(axis for axis, size in enumerate(probes.rows) if size == 1)
+    ones = [dim for dim, size in enumerate(shape) if size == 1]
+    known_ones = len(single) == len(ones) == 1
     for axis, size in enumerate(probes.rows):
         if size == 1:
-            chosen.append(_single(shape, chosen, axis))
+            chosen.append((Digit(ones[0], 1, 1),) if known_ones else _single(shape, chosen, axis))
             continue
         what = f"row dimension {axis} of the error (size {size})"
         options = list(candidates(shape, size, chosen))
@@ -171,8 +175,8 @@ def judge(
         if digits is None and not called and not _shared(probes, point, axis, chosen, shape):
             what = f"row dimension {axis} of the error (size {probes.rows[axis]})"
             return Verdict(None, reason=f"no dimension of the point holds {what}")
-    single = tuple(axis for axis, size in enumerate(probes.rows) if size == 1)
-    return Verdict(_placement(chosen, shape), settled, undecided and not final, single=single, exclusive=exclusive)
+    left = () if known_ones else single
+    return Verdict(_placement(chosen, shape), settled, undecided and not final, single=left, exclusive=exclusive)
 
 
 def by_size(shape: tuple[int, ...], rows: tuple[int, ...]) -> tuple[Placement | None, bool]:

@@ -20,6 +20,8 @@ Stated = Mapping[str, Sequence[int | None]]
 the dimensions that are rows."""
 SHAPES = 256
 """For how many combinations of shapes something is kept: sentences come in many lengths."""
+SINGLES = 2
+"""Forward passes after which a row dimension of size 1 is taken to stay so."""
 TRIES = 20
 """Forward passes in which evidence is sought, where it does not come at once: the gradients may be zero at first."""
 
@@ -228,7 +230,8 @@ class Structure:
                 self._placements[key] = verdict
             elif verdict.placement is not None and set(before.single) - set(verdict.single):
                 self._placements[key] = _joined(before, verdict)
-            settled &= verdict.settled
+            # One sample tells nothing of several: look again, but not for ever where there never are several.
+            settled &= verdict.settled and (not verdict.single or self._tries > SINGLES)
         return settled
 
     def _verdicts(
