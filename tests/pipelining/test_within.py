@@ -250,7 +250,11 @@ def test_checkpointed_activations(two: Callable[[str], list[Any]]) -> None:
 def test_bfloat16(two: Callable[[str], list[Any]]) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         expected = one_process(SYSTEMS["growing"], RULE, MICRO_BATCHES, COUNT)
-    assert differing(two("cast"), expected) == []
+    found = {name: value for part in two("cast") for name, value in part.items()}
+    assert found.keys() == expected.keys()
+    # Products in half precision are rounded as the number of threads has it, which differs between the processes.
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0.02, atol=0.02 * float(value.abs().max()))
 
 
 def test_one_norm_of_all_gradients(two: Callable[[str], list[Any]]) -> None:
