@@ -7,10 +7,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from feedalign.cosine import row_cosines
+from feedalign.graph import GATE
 from feedalign.learned import NAME
-
-GATE = "_GateBackward"
-"""How autograd calls what :func:`feedalign.observe.observe` puts behind every point."""
 
 
 def trainable(model: nn.Module) -> dict[str, Tensor]:

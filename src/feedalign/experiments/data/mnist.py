@@ -55,7 +55,7 @@ def _files(folder: str, torchvision: str, urls: tuple[str, ...], hashes: tuple[_
 
 
 # Of files with the official MD5 sums: size and SHA-256 as published (gzip), SHA-256 unpacked. The latter tells a file
-# that was packed anew.
+# that was compressed again.
 MNIST = _files(
     "mnist",
     "MNIST",

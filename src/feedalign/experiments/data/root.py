@@ -39,7 +39,7 @@ class Place:
         path: Relative to the data root.
         hash: ``"sha256:..."`` of the file in this form.
         size: In bytes; None where only the hash is known.
-        content: Of a gzip file whose content may have been packed anew, with other bytes; None of other files.
+        content: Of a gzip file that may have been compressed again, to other bytes; None of other files.
     """
 
     path: str
@@ -92,7 +92,7 @@ def check(path: Path, known_hash: str, size: int | None) -> Path:
 
 
 def check_place(path: Path, place: Place) -> Path:
-    """Return the path of a file whose bytes are the expected ones, or whose content is where it may be packed anew.
+    """Return the path of a file whose bytes are the expected ones, or whose content is, where that is enough.
 
     Raises:
         DataError: They are not.
